@@ -1,0 +1,1 @@
+"""GGUF: read and write model files."""
