@@ -14,8 +14,7 @@ def bytes_text(count: float) -> str:
     step = 0
     while abs(count) >= 999.5 and step < len(_STEPS) - 1:
         count, step = count / 1000, step + 1
-    digits = 0 if step == 0 or count >= 99.95 else 1 if count >= 9.995 else 2
-    return f"{count:.{digits}f} {_STEPS[step]}"
+    return f"{count:.0f} B" if step == 0 else f"{_three_digits(count)} {_STEPS[step]}"
 
 
 def seconds_text(seconds: float) -> str:
@@ -24,11 +23,17 @@ def seconds_text(seconds: float) -> str:
     >>> seconds_text(0.0123), seconds_text(75)
     ('12.3 ms', '1 min 15 s')
     """
-    if seconds < 1:
-        return f"{seconds * 1000:.3g} ms"
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    if seconds < 0.9995e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 0.9995:
+        return f"{_three_digits(seconds * 1000)} ms"
+    if seconds < 59.95:
+        return f"{_three_digits(seconds)} s"
+    return f"{round(seconds) // 60} min {round(seconds) % 60} s"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}"
 
 
 def parse_bytes(text: str) -> int:
@@ -44,6 +49,9 @@ def parse_bytes(text: str) -> int:
     else:
         number, scale = text, 1
     try:
-        return int(float(number) * scale)
+        count = float(number) * scale
+        if not 0 <= count < 1e18:
+            raise ValueError
+        return int(count)
     except ValueError:
         raise InputError(f"{text!r} is not a number of bytes; write it like 512, 16kB or 2GB") from None
