@@ -74,16 +74,16 @@ class Cursor:
             f"update soberano or get the file again"
         )
 
-    def count(self, what: str, most: int, least: int, after: int = 0) -> int:
-        """A number of things that take at least `least` bytes each, `after` this number and `after` more bytes."""
+    def count(self, what: str, most: int, least: int) -> int:
+        """A number of things that follow and take at least `least` bytes each."""
         number = self.u64(f"the number of {what}")
         if number > most:
             self.fail(f"it claims {number} {what}, and {most} is the most")
-        left = self.size - self.pos - after
+        left = self.size - self.pos
         if number * least > left:
             raise FileError(
                 f"{self.name} is truncated or damaged: {number} {what} take at least {number * least} bytes and only "
-                f"{max(left, 0)} are left; get the file again"
+                f"{left} are left; get the file again"
             )
         return number
 

@@ -48,7 +48,7 @@ def parse(name: str, data: Any, size: int) -> Head:
     """
     cursor = Cursor(name, data, size)
     version = cursor.signature()
-    n_tensors = cursor.count("tensors", MAX_TENSORS, least=24, after=8)
+    n_tensors = cursor.count("tensors", MAX_TENSORS, least=24)
     n_pairs = cursor.count("metadata pairs", MAX_PAIRS, least=13)
     metadata, kinds = _pairs(cursor, n_pairs)
     tensors = _tensors(cursor, n_tensors, _alignment(cursor, metadata, kinds))
@@ -108,7 +108,7 @@ def _tensor(cursor: Cursor, i: int, alignment: int) -> TensorInfo:
     if ggml not in FORMATS:
         raise UnsupportedModel(
             f"{cursor.name}: the tensor {name!r} has type {type_text(ggml)}; "
-            f"the types we read are {', '.join(f.name for f in FORMATS.values())}"
+            f"the types we read are {', '.join(f.name for f in all_formats())}"
         )
     kind = FORMATS[ggml]
     row = shape[-1] if shape else 1
@@ -132,6 +132,6 @@ def _check_places(cursor: Cursor, tensors: list[TensorInfo]) -> None:
     missing = end - cursor.size
     if last is not None and missing > 0:
         raise FileError(
-            f"{cursor.name} is truncated: its weights end at byte {end} (tensor {last.name!r}), it has {cursor.size}, so "
+            f"{cursor.name} is truncated: its weights end at byte {end} ({last.name!r}) and it ends at {cursor.size}; "
             f"{missing} bytes ({bytes_text(missing)}) are missing; get the file again"
         )

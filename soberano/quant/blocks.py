@@ -81,11 +81,16 @@ class BlockFormat:
         return row_bytes // cls.block_bytes * cls.block
 
     @classmethod
-    def fields(cls, home: Home, raw: Array) -> dict[str, Array]:
-        """Cut raw (..., row bytes) uint8 into the fields of `layout`: each (N, values per block), N blocks in all."""
+    def check(cls, raw: Array) -> int:
+        """The weights in a row of raw (..., row bytes). InputError unless uint8, ShapeError as row_weights."""
         if raw.dtype != np.uint8:
             raise InputError(f"{cls.name}: raw blocks are {raw.dtype}, not uint8; pass the bytes of the file")
-        cls.row_weights(raw.shape[-1])
+        return cls.row_weights(raw.shape[-1])
+
+    @classmethod
+    def fields(cls, home: Home, raw: Array) -> dict[str, Array]:
+        """Cut raw (..., row bytes) uint8 into the fields of `layout`: each (N, values per block), N blocks in all."""
+        cls.check(raw)
         blocks = raw.reshape(-1, cls.block_bytes)
         cut = {}
         for name, (kind, start, *_) in (cls.layout.fields or {}).items():
@@ -106,7 +111,7 @@ class BlockFormat:
         """
         with np.errstate(invalid="ignore"):  # a hostile block may hold infinity; times 0 that is NaN, as in ggml
             w = decode_parts(home, cls.parts(home, raw), cls.group, cls.zero)
-        return w.reshape(*raw.shape[:-1], cls.row_weights(raw.shape[-1]))
+        return w.reshape(*raw.shape[:-1], cls.check(raw))
 
 
 def decode_parts(home: Home, parts: Parts, group: int, zero: int) -> Array:

@@ -9,8 +9,9 @@ from soberano.quant.blocks import BlockFormat, Parts
 
 def _halves(home: Home, q: Array, run: int) -> Array:
     """(N, n) bytes -> (N, 2 n) codes of 4 bits: of each `run` bytes first the low nibbles, then the high ones."""
-    q = q.reshape(q.shape[0], -1, 1, run)
-    return home.xp.concatenate([q & 15, q >> 4], axis=2).reshape(q.shape[0], -1)
+    count, size = q.shape
+    q = q.reshape(count, size // run, 1, run)
+    return home.xp.concatenate([q & 15, q >> 4], axis=2).reshape(count, 2 * size)
 
 
 def _scales_and_minima(home: Home, packed: Array) -> tuple[Array, Array]:

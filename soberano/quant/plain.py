@@ -25,7 +25,7 @@ class F32(Plain, ggml=0):
 
     @classmethod
     def dequantize(cls, home: Home, raw: Array) -> Array:
-        cls.row_weights(raw.shape[-1])
+        cls.check(raw)
         return home.bitcast(raw, np.dtype("<f4"))
 
 
@@ -37,7 +37,7 @@ class F16(Plain, ggml=1):
 
     @classmethod
     def dequantize(cls, home: Home, raw: Array) -> Array:
-        cls.row_weights(raw.shape[-1])
+        cls.check(raw)
         with np.errstate(invalid="ignore"):  # the cast of a signalling NaN
             return home.bitcast(raw, np.dtype("<f2")).astype(home.xp.float32)
 
@@ -50,6 +50,6 @@ class BF16(Plain, ggml=30):
 
     @classmethod
     def dequantize(cls, home: Home, raw: Array) -> Array:
-        pairs = raw.reshape(*raw.shape[:-1], cls.row_weights(raw.shape[-1]), 2)
+        pairs = raw.reshape(*raw.shape[:-1], cls.check(raw), 2)
         words = home.xp.concatenate([home.xp.zeros_like(pairs), pairs], axis=-1)  # low half of the single is 0
-        return home.bitcast(words.reshape(*raw.shape[:-1], -1), np.dtype("<f4"))
+        return home.bitcast(words.reshape(*raw.shape[:-1], 2 * raw.shape[-1]), np.dtype("<f4"))
