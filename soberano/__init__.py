@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from soberano.core import errors as errors
-    from soberano.models.load import load as load
     from soberano.models.model import Model as Model
+    from soberano.models.model import load as load
     from soberano.models.options import Options as Options
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "load": ("soberano.models.load", "load"),
+    "load": ("soberano.models.model", "load"),
     "Model": ("soberano.models.model", "Model"),
     "Options": ("soberano.models.options", "Options"),
     "errors": ("soberano.core.errors", None),

@@ -1,0 +1,102 @@
+"""The JAX home: arrays on a CPU, GPU or TPU, compiled by XLA. Tells JAX about every tree node of the project."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from soberano.backends import native, tree
+from soberano.backends.base import Home
+from soberano.backends.plan import active
+from soberano.core.errors import Unsupported
+from soberano.core.types import Array
+
+
+def _register(kind: type, data: list[str], static: list[str]) -> None:
+    jax.tree_util.register_dataclass(kind, data, static)
+
+
+tree.on_node(_register)
+
+
+class JaxHome(Home):
+    """Arrays are jax.Array, or tracers of one while a function is compiled."""
+
+    name = "jax"
+    xp = jnp
+
+    def owns(self, kind: type) -> bool:
+        return kind.__module__.partition(".")[0] in ("jax", "jaxlib")
+
+    def synchronize(self, array: Array) -> None:
+        jax.block_until_ready(array)
+
+    def bitcast(self, array: Array, dtype: Any) -> Array:
+        size = np.dtype(dtype).itemsize
+        if size > 1:
+            array = array.reshape(*array.shape[:-1], array.shape[-1] // size, size)
+        return lax.bitcast_convert_type(array, dtype)
+
+    def put(self, array: Array, index: tuple[Array, ...], values: Array) -> Array:
+        return array.at[index].set(values, mode="drop")
+
+    def loop(self, count: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
+        return lax.fori_loop(0, count, body, carry)
+
+    def switch(self, index: Any, branches: Sequence[Callable[..., Any]], *args: Any) -> Any:
+        return lax.switch(index, branches, *args)
+
+    def at(self, stack: Array, index: Any) -> Array:
+        return lax.dynamic_index_in_dim(stack, index, keepdims=False)
+
+    def compile(
+        self, function: Callable[..., Any], *, static: tuple[int, ...] = (), donate: tuple[int, ...] = ()
+    ) -> Callable[..., Any]:
+        return jax.jit(function, static_argnums=static, donate_argnums=donate)
+
+    def persist(self, folder: Path) -> None:
+        if jax.config.values["jax_compilation_cache_dir"] is None:  # else the user has chosen a place
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+            jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+    def devices(self) -> list[str]:
+        return [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()]
+
+
+HOME = JaxHome()
+
+
+def with_gradient_of(meaning: Callable[..., Any], kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """`kernel`, differentiated as `meaning` is: kernels called through FFI have no gradient of their own.
+
+    Both take the same positional arrays. Arguments that are integers get no gradient, as JAX requires.
+    """
+    fast = jax.custom_vjp(kernel)
+
+    def forward(*arrays: Any) -> tuple[Any, Any]:
+        return kernel(*arrays), arrays
+
+    def backward(arrays: Any, grad: Any) -> Any:
+        return jax.vjp(meaning, *arrays)[1](grad)
+
+    fast.defvjp(forward, backward)
+    return fast
+
+
+def native_plan() -> None:
+    """Return if our native kernels are to serve this call; raise Unsupported, with the reason, if not.
+
+    Under a plan the plan decides. Outside of any, an eager op uses them wherever JAX's default device is a CPU.
+    """
+    plan = active()
+    if plan is None:
+        if jax.default_backend() != "cpu":
+            raise Unsupported(f"native kernels serve the CPU, and this is {jax.default_backend()}")
+        native.library()
+    elif not plan.native:
+        raise Unsupported(f"the plan for {plan.backend} runs without native kernels")

@@ -1,0 +1,15 @@
+// What the library says of itself to soberano/backends/native.py.
+#include "soberano/backends/pool.h"
+#include "soberano/backends/simd.h"
+
+extern "C" const char* soberano_isa() {
+#if SOBERANO_AVX512
+  return "avx512";
+#elif SOBERANO_AVX2
+  return "avx2";
+#else
+  return "portable";
+#endif
+}
+
+extern "C" void soberano_threads(int threads) { soberano::Pool::instance().resize(threads); }

@@ -1,0 +1,1 @@
+"""Transformers: one file an architecture, and the loop that turns them into text."""

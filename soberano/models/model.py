@@ -1,0 +1,136 @@
+"""The whole API on a card: `model = soberano.load(path)`, then `for piece in model.generate("Once upon a time")`."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from soberano.backends.choose import choose
+from soberano.backends.homes import home
+from soberano.core.errors import InputError
+from soberano.core.progress import Progress, silent
+from soberano.core.settings import settings
+from soberano.core.types import Array
+from soberano.formats import gguf
+from soberano.models.architecture import architecture
+from soberano.models.cache import PAGE, Pages, empty_pages
+from soberano.models.generate import Generation
+from soberano.models.layers import Metadata
+from soberano.models.options import Options
+from soberano.models.step import Programs
+from soberano.models.weights import load_weights
+from soberano.text import tokenizer as tokenizers
+from soberano.text.chat import ChatTemplate, encode_chat
+
+DEFAULT_CONTEXT = 4096
+"""Tokens of context when nobody asks for more: the cache is allocated whole, and few chats are longer."""
+
+
+class Model:
+    """A model that is loaded and ready. One thread at a time may start and step its generations."""
+
+    def __init__(
+        self, path: Path, file: gguf.GGUF, backend: str | None, context: int | None, sequences: int, progress: Progress
+    ) -> None:
+        name = file.field("general.architecture", str)
+        self.module = architecture(name, path)
+        self.config = self.module.Config.from_gguf(Metadata(file, name))
+        self.metadata: Mapping[str, Any] = file.metadata
+        self.path, self.name = path, str(file.metadata.get("general.name") or path.stem)
+        self.tokenizer = tokenizers.from_metadata(file.metadata)
+        self.chat = _template(file, self.tokenizer)
+        self.context = _context(self.config.context, context)
+        self.plan = choose(
+            backend, weights=sum(int(np.prod(t.shape)) for t in file.tensors.values()), progress=progress
+        )
+        self.home = home(self.plan.home)
+        self.home.persist(settings().cache_dir() / "programs")
+        self.weights = load_weights(file, self.module, self.config, self.plan, self.home, progress)
+        self.programs = Programs(name, self.config, self.plan)
+        self.pages = Pages(sequences * -(-self.context // PAGE))
+        self._new_cache()
+
+    def _new_cache(self) -> None:
+        c = self.config
+        dtype = np.float16 if self.plan.native or self.plan.platform != "cpu" else np.float32
+        self._k, self._v = empty_pages(self.home, c.layers, self.pages.count, c.kv_heads, c.head, dtype)
+
+    def forward(self, tokens: Array, positions: Array, table: Array, last: Array, *, every: bool = False) -> Array:
+        """Run one chunk -> logits (B, V) of token `last` of each row, or (B, T, V) with `every`. Grows the cache."""
+        try:
+            logits, self._k, self._v = self.programs.forward(
+                self.weights, self._k, self._v, tokens, positions, table, last, every
+            )
+        except BaseException:
+            self._new_cache()  # the old one was given to the step that failed
+            raise
+        return logits
+
+    def start(self, prompt: str | Sequence[int], options: Options | None = None) -> Generation:
+        """Begin an answer to a text or to token ids.
+
+        In a text, special tokens count as such: it is a raw prompt, and yours. Raises ContextError when it is too long,
+        InputError for a bad token, CapacityError when the cache has no room beside what runs already.
+        """
+        tokens = self.tokenizer.encode(prompt, special=True) if isinstance(prompt, str) else list(prompt)
+        return Generation(self, tokens, options or Options())
+
+    def generate(self, prompt: str | Sequence[int], **options: Any) -> Iterator[str]:
+        """Continue a prompt, yielding text as it is made. Options are the fields of soberano.Options."""
+        for piece in self.start(prompt, Options(**options)):
+            if piece.text:
+                yield piece.text
+
+    def chat_tokens(self, messages: Sequence[Mapping[str, Any]], **extra: Any) -> list[int]:
+        """The prompt for a conversation, by the model's own template; special tokens inside a message stay text."""
+        if self.chat is None:
+            raise InputError(f"{self.name} has no chat template, so it cannot chat; give it a plain prompt")
+        return encode_chat(self.tokenizer, self.chat, messages, **extra)
+
+    def close(self) -> None:
+        """Let go of the weights, the cache and the template's worker."""
+        if self.chat is not None:
+            self.chat.close()
+        self.weights = self._k = self._v = None
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    backend: str | None = None,
+    context: int | None = None,
+    sequences: int = 1,
+    progress: Progress = silent,
+) -> Model:
+    """Load a GGUF file, ready to generate.
+
+    `backend` is auto, cpu, cuda, xla or numpy (default: SOBERANO_BACKEND). `context` is the longest conversation in
+    tokens (default: the model's, at most 4096), and the cache has room for `sequences` of that length. Raises FileError
+    for a file that is missing or damaged, UnsupportedModel, naming it, for what we do not know.
+    """
+    with gguf.read(path) as file:
+        return Model(Path(path), file, backend, context, sequences, progress)
+
+
+def _context(trained: int, wanted: int | None) -> int:
+    if wanted is None:
+        return min(trained, DEFAULT_CONTEXT)
+    if not 0 < wanted <= trained:
+        raise InputError(f"context is {wanted}, but the model was trained for {trained} tokens; ask for 1 to {trained}")
+    return wanted
+
+
+def _template(file: gguf.GGUF, tokenizer: tokenizers.Tokenizer) -> ChatTemplate | None:
+    source = file.metadata.get("tokenizer.chat_template")
+    if not isinstance(source, str):
+        return None
+    named = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos}
+    return ChatTemplate(source, {key: tokenizer.text_of(i) for key, i in named.items() if i is not None})

@@ -1,0 +1,149 @@
+"""One step on the device: tokens in, logits and the next token out; compiled once per shape, where the home compiles.
+
+Prompts go through in chunks padded to a few lengths, so that a handful of programs serves every prompt; a generated
+token is a chunk of one. Programs know the plan, so a kernel is chosen by the key of the program and by nothing else.
+"""
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from soberano.backends.base import Home
+from soberano.backends.homes import home
+from soberano.backends.plan import Plan, using
+from soberano.core.types import Array
+from soberano.models.architecture import architecture
+from soberano.models.cache import PAGE, Cache
+from soberano.ops.sample import Sampling, greedy, penalise, sample
+
+CHUNKS = (1, 16, 64, 256)
+"""The lengths of chunks. A prompt is cut into the longest, and its rest padded to the shortest that holds it."""
+
+compiled: Counter[tuple[Any, ...]] = Counter()
+"""How often each program was traced: tests assert that traffic adds nothing."""
+
+
+class Penalties(NamedTuple):
+    """What changes logits before they are filtered; rows of a batch."""
+
+    prompt: Array  # (B, V) int32: how often each token is in the prompt
+    output: Array  # (B, V) int32: how often it was generated
+    repeat: Array  # (B,)
+    presence: Array  # (B,)
+    frequency: Array  # (B,)
+    bias: Array  # (B, V)
+
+
+def _forward(
+    key: tuple[str, Any, Plan, bool],
+    weights: Any,
+    k: Array,
+    v: Array,
+    tokens: Array,
+    positions: Array,
+    table: Array,
+    last: Array,
+) -> Any:
+    name, config, plan, every = key
+    compiled["forward", plan.backend, tuple(tokens.shape), tuple(table.shape), every] += 1
+    with using(plan):
+        logits, cache = architecture(name).forward(
+            weights, tokens, Cache(k, v, positions, table), config, None if every else last
+        )
+    return logits, cache.k, cache.v
+
+
+def _draw(
+    key: tuple[Plan, bool, bool],
+    logits: Array,
+    params: Sampling,
+    seed: Array,
+    position: Array,
+    penalties: Penalties | None,
+) -> Any:
+    plan, sampled, penalised = key
+    compiled["draw", plan.backend, tuple(logits.shape), sampled, penalised] += 1
+    with using(plan):
+        if penalised and penalties is not None:
+            p = penalties
+            logits = penalise(logits, p.prompt, p.output, p.repeat, p.presence, p.frequency, p.bias)
+        token = sample(logits, params, seed, position) if sampled else greedy(logits)
+        if penalised and penalties is not None:
+            here = home_of_plan(plan)
+            rows = here.xp.arange(token.shape[0], dtype=here.xp.int32)
+            penalties = penalties._replace(
+                output=here.put(penalties.output, (rows, token), penalties.output[rows, token] + 1)
+            )
+    return token, position + 1, penalties
+
+
+def home_of_plan(plan: Plan) -> Home:
+    """The home that a plan runs in."""
+    return home(plan.home)
+
+
+class Programs:
+    """The two programs of a model under a plan. A home that compiles traces each once per shape."""
+
+    def __init__(self, name: str, config: Any, plan: Plan) -> None:
+        here = home_of_plan(plan)
+        self.plan, self._key, self.home = plan, (name, config, plan), here
+        self._forward = here.compile(_forward, static=(0,), donate=(2, 3))
+        self._draw = here.compile(_draw, static=(0,), donate=(5,))
+
+    def forward(
+        self,
+        weights: Any,
+        k: Array,
+        v: Array,
+        tokens: Array,
+        positions: Array,
+        table: Array,
+        last: Array,
+        every: bool = False,
+    ) -> Any:
+        """(logits of `last` of each row, or of all with `every`; k; v). Consumes k and v."""
+        return self._forward((*self._key, every), weights, k, v, tokens, positions, table, last)
+
+    def draw(
+        self,
+        logits: Array,
+        params: Sampling,
+        seed: Array,
+        position: Array,
+        penalties: Penalties | None,
+        *,
+        sampled: bool,
+    ) -> Any:
+        """(token (B,), position + 1, penalties with the token counted) from logits (B, V). Consumes the penalties."""
+        return self._draw((self.plan, sampled, penalties is not None), logits, params, seed, position, penalties)
+
+    @property
+    def pads(self) -> bool:
+        """Whether shapes cost a compilation, so that chunks are padded and tables widened."""
+        return self.home.name == "jax"
+
+    def chunk(self, left: int) -> tuple[int, int]:
+        """(how many of `left` prompt tokens the next chunk takes, how long the chunk is)."""
+        longest = CHUNKS[-1]
+        if left >= longest:
+            return longest, longest
+        return left, next(size for size in CHUNKS if size >= left) if self.pads else left
+
+    def table(self, pages: list[int], tokens: int, capacity: int) -> np.ndarray:
+        """The table (1, N) of a sequence with `tokens` tokens in `pages`, of at most `capacity` pages.
+
+        Our attention kernel reads only the pages it needs, so its table has one width. The meaning gathers the whole
+        table: there the width grows in powers of two.
+        """
+        need = -(-tokens // PAGE)
+        if self.plan.native:
+            width = capacity
+        elif self.pads:
+            width = min(capacity, 1 << max(3, (need - 1).bit_length()))
+        else:
+            width = need
+        row = np.zeros((1, width), np.int32)
+        row[0, : min(width, len(pages))] = pages[:width]
+        return row

@@ -1,0 +1,171 @@
+"""From a mapped file to weights in a home: check every tensor, stack the layers, repack for the plan."""
+
+import ctypes
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from soberano.backends import native
+from soberano.backends.base import Home
+from soberano.backends.plan import Plan
+from soberano.core.errors import FileError, UnsupportedModel
+from soberano.core.progress import Progress
+from soberano.core.types import Array
+from soberano.formats.gguf import GGUF, TensorInfo
+from soberano.quant import tiles
+from soberano.quant.blocks import BlockFormat
+from soberano.quant.tensor import QTensor, Stack
+
+# Tensors that a config reads, or that merely repeat what the metadata says.
+_NOT_WEIGHTS = {"rope_freqs.weight"}
+
+
+@dataclass
+class _Loader:
+    file: GGUF
+    plan: Plan
+    home: Home
+    progress: Progress
+    done: int = 0
+
+    def tick(self, info: TensorInfo) -> None:
+        self.done += info.nbytes
+        self.progress("load", self.done, sum(t.nbytes for t in self.file.tensors.values()), "B")
+
+    def plain(self, infos: list[TensorInfo]) -> Array:
+        """Vectors, or matrices that this plan wants as numbers -> float32 (S, ...)."""
+        numpy_home = _numpy_home()
+        out = aligned((len(infos), *infos[0].shape), np.float32)
+        for at, info in enumerate(infos):
+            out[at] = info.format.dequantize(numpy_home, self.file.raw(info.name)).reshape(info.shape)
+            self.tick(info)
+        return self.home.asarray(out)
+
+    def packed(self, infos: list[TensorInfo]) -> QTensor:
+        """Matrices of one format -> a stacked QTensor, as blocks or as tiles."""
+        kind, shape = infos[0].format, infos[0].shape
+        if self.plan.weights == "blocks":
+            data = aligned((len(infos), *self.file.raw(infos[0].name).shape), np.uint8)
+        else:
+            data = aligned(
+                (len(infos), -(-shape[0] // tiles.ROWS), tiles.layout_of(kind).panel_bytes(shape[1])), np.uint8
+            )
+        for at, info in enumerate(infos):
+            raw = self.file.raw(info.name)
+            if self.plan.weights == "blocks":
+                data[at] = raw
+            else:
+                repack(kind, raw, data[at])
+            self.tick(info)
+        return QTensor(
+            self.home.asarray(data),
+            None,
+            (shape[0], shape[1]),
+            kind.name,
+            "blocks" if self.plan.weights == "blocks" else "tiles",
+        )
+
+    def stack(self, infos: list[TensorInfo]) -> Stack:
+        """The tensors of one name over all layers: one member per format."""
+        kinds = list(dict.fromkeys(info.format for info in infos))
+        groups = [[info for info in infos if info.format is kind] for kind in kinds]
+        tag = np.array([kinds.index(info.format) for info in infos], np.int32)
+        slot = np.array([groups[kinds.index(info.format)].index(info) for info in infos], np.int32)
+        members = tuple(self.packed(group) if self.keeps_packed(group[0]) else self.plain(group) for group in groups)
+        return Stack(members, self.home.asarray(tag), self.home.asarray(slot))
+
+    def single(self, info: TensorInfo) -> Array | QTensor:
+        """A tensor that belongs to no layer."""
+        if self.keeps_packed(info):
+            stacked = self.packed([info])
+            return QTensor(
+                stacked.data[0] if self.plan.home == "numpy" else stacked.data.reshape(stacked.data.shape[1:]),
+                None,
+                stacked.shape,
+                stacked.format,
+                stacked.form,
+            )
+        return self.plain([info])[0]
+
+    def keeps_packed(self, info: TensorInfo) -> bool:
+        return len(info.shape) == 2 and not info.format.plain and self.plan.weights != "dense"
+
+
+def load_weights(file: GGUF, module: Any, config: Any, plan: Plan, home: Home, progress: Progress) -> Any:
+    """Build module.Weights from a file, for a plan.
+
+    Raises FileError for a missing tensor or a wrong shape, UnsupportedModel, naming it, for a tensor that the
+    architecture does not know: a model that is only half understood would answer wrongly and say nothing.
+    """
+    shapes, used = module.shapes(config), set(_NOT_WEIGHTS)
+    loader = _Loader(file, plan, home, progress)
+
+    def find(field: str, prefix: str = "", optional: bool = False) -> TensorInfo | None:
+        name = f"{prefix}{field[:-5]}.bias" if field.endswith("_bias") else f"{prefix}{field}.weight"
+        info = file.tensors.get(name)
+        if info is None:
+            if optional:
+                return None
+            raise FileError(
+                f"{file.path}: the tensor {name} is missing; the file is incomplete, get it again or convert it again"
+            )
+        if tuple(info.shape) != shapes[field]:
+            raise FileError(
+                f"{file.path}: the tensor {name} is {tuple(info.shape)}, but the metadata says {shapes[field]}"
+            )
+        used.add(name)
+        return info
+
+    # Every tensor is looked up before any is loaded: what cannot work is refused at once.
+    top = {
+        field: find(field, optional=field in module.Weights._field_defaults)
+        for field in module.Weights._fields
+        if field != "blk"
+    }
+    layers: dict[str, list[TensorInfo] | None] = {}
+    for field in module.Layer._fields:
+        optional = field in module.Layer._field_defaults
+        each = [find(field, f"blk.{i}.", optional) for i in range(config.layers)]
+        present = [info for info in each if info is not None]
+        if present and len(present) < len(each):
+            raise UnsupportedModel(f"{file.path}: only some layers have {field}; that is not supported")
+        layers[field] = present or None
+    _refuse_unknown(file, set(file.tensors) - used)
+    blk = module.Layer(**{field: infos and loader.stack(infos) for field, infos in layers.items()})
+    return module.Weights(blk=blk, **{field: info and loader.single(info) for field, info in top.items()})
+
+
+def _refuse_unknown(file: GGUF, unknown: Iterable[str]) -> None:
+    left = sorted(unknown)
+    if left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        name = file.metadata.get("general.architecture")
+        raise UnsupportedModel(
+            f"{file.path}: the tensor {left[0]}{more} means nothing to the architecture {name!r} as this version knows "
+            f"it; the model would answer wrongly, so it is refused"
+        )
+
+
+def repack(kind: type[BlockFormat], raw: np.ndarray, out: np.ndarray) -> None:
+    """Write raw blocks (O, row bytes) as tiles into out (O / 16, panel bytes), natively. The meaning is tiles.pack."""
+    pack = native.function(
+        "soberano_pack_tiles", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int32
+    )
+    raw = np.ascontiguousarray(raw)
+    pack(raw.ctypes.data, out.ctypes.data, raw.shape[0], kind.row_weights(raw.shape[1]), kind.ggml)
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An uninitialised array on a 64-byte boundary: JAX on a CPU takes it over without a copy."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    buffer = np.empty(size + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    return buffer[start : start + size].view(dtype).reshape(shape)
+
+
+def _numpy_home() -> Home:
+    from soberano.backends.homes import home
+
+    return home("numpy")

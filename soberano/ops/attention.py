@@ -1,0 +1,78 @@
+"""Causal attention over a paged key-value cache, and the write into it.
+
+The cache of a model is two arrays of pages; page tables say which pages hold which tokens of a sequence. Keys lie
+transposed inside a page (E, page), so that 16 scores are a sum of E vectors; values lie as (page, E).
+
+    k pages (L, P, K, E, page), v pages (L, P, K, page, E), any float type
+    positions (B, T) int32: the place of each new token in its sequence; below 0 marks padding, which is not written
+    table (B, N) int32: token s of sequence b lies in page table[b, s // page], at s % page
+"""
+
+from soberano.backends.dispatch import op
+from soberano.backends.homes import home_of
+from soberano.core.errors import ShapeError
+from soberano.core.types import Array
+
+
+@op
+def write_kv(
+    k_pages: Array, v_pages: Array, k: Array, v: Array, positions: Array, table: Array, layer: Array | int
+) -> tuple[Array, Array]:
+    """Put new keys and values (B, T, K, E) into their pages. Consumes both page arrays: use the ones it returns."""
+    home = home_of(k)
+    xp, page, pages = home.xp, v_pages.shape[3], v_pages.shape[1]
+    if k.shape != v.shape or k.shape[2:] != (v_pages.shape[2], v_pages.shape[4]):
+        raise ShapeError(
+            f"write_kv: k {tuple(k.shape)} and v {tuple(v.shape)} must both be (B, T, K, E) with the (K, E) of the "
+            f"cache, {(v_pages.shape[2], v_pages.shape[4])}"
+        )
+    place = xp.maximum(positions, 0)
+    holds = xp.take_along_axis(table, place // page, axis=1)  # (B, T)
+    holds = xp.where(positions < 0, pages, holds)[:, :, None]  # past the end: dropped
+    slot = (place % page)[:, :, None]
+    heads = xp.arange(k.shape[2], dtype=xp.int32)[None, None, :]
+    at = xp.zeros_like(holds) + xp.asarray(layer, dtype=xp.int32)
+    index = xp.broadcast_arrays(at, holds, heads, slot)  # each (B, T, K)
+    k_pages = xp.swapaxes(home.put(xp.swapaxes(k_pages, 3, 4), tuple(index), k.astype(k_pages.dtype)), 3, 4)
+    return k_pages, home.put(v_pages, tuple(index), v.astype(v_pages.dtype))
+
+
+@op
+def attention(
+    q: Array,
+    k_pages: Array,
+    v_pages: Array,
+    positions: Array,
+    table: Array,
+    layer: Array | int,
+    *,
+    scale: float | None = None,
+) -> Array:
+    """Attend from q (B, T, H, E) to every cached token at or before its position -> (B, T, H, E) float32.
+
+    H query heads share K key heads in groups of H / K. Scores are scaled by `scale`, 1 / sqrt(E) if None. A padding
+    token (position below 0) gets zeros. Sums in float32. Source: arXiv:1706.03762, arXiv:2305.13245 (grouped),
+    arXiv:2309.06180 (paged).
+    """
+    home = home_of(q)
+    xp, (batch, new, heads, width) = home.xp, q.shape
+    kv_heads, page = v_pages.shape[2], v_pages.shape[3]
+    if heads % kv_heads or width != v_pages.shape[4]:
+        raise ShapeError(
+            f"attention: q {tuple(q.shape)} has {heads} heads of {width}, the cache {kv_heads} of {v_pages.shape[4]}; "
+            f"widths must be equal and query heads a multiple of key heads"
+        )
+    span = table.shape[1] * page  # the longest sequence that the table can hold
+    keys = home.at(k_pages, layer)[table].astype(xp.float32)  # (B, N, K, E, page)
+    values = home.at(v_pages, layer)[table].astype(xp.float32)  # (B, N, K, page, E)
+    keys = xp.moveaxis(keys, 1, 3).reshape(batch, kv_heads, 1, width, span)
+    values = xp.moveaxis(values, 1, 2).reshape(batch, kv_heads, 1, span, width)
+    queries = xp.moveaxis(q.reshape(batch, new, kv_heads, -1, width), 1, 3)  # (B, K, G, T, E)
+    scores = (queries @ keys) * (width**-0.5 if scale is None else scale)  # (B, K, G, T, S)
+    seen = (xp.arange(span) <= positions[:, :, None])[:, None, None]  # (B, 1, 1, T, S)
+    scores = xp.where(seen, scores, -xp.inf)
+    peak = xp.max(scores, axis=-1, keepdims=True)
+    weights = xp.where(seen, xp.exp(scores - xp.where(seen.any(-1, keepdims=True), peak, 0.0)), 0.0)
+    total = xp.sum(weights, axis=-1, keepdims=True)
+    out = (weights / xp.where(total == 0, 1.0, total)) @ values  # (B, K, G, T, E)
+    return xp.moveaxis(out, 3, 1).reshape(batch, new, heads, width)

@@ -1,0 +1,149 @@
+// y[t, o] = sum over i of w[o, i] x[t, i], for a weight in tiles (soberano/quant/tiles.h) and float activations.
+//
+// The activations of a call are quantised once, per 32 columns, to signed bytes with a float scale; codes against bytes are summed in
+// exact integers within a group of 32 (or 16) columns, and groups are added in one fixed order by fused multiply-adds. So an output
+// has the same bits alone or in a batch, on one thread or many, on every instruction set.
+//
+//   x (T, I) float32, tiles (S, O/16, bytes) uint8, index () int32 -> y (T, O) float32
+//
+// A thread takes panels of 16 rows; for each it walks the tokens 8 at a time, so that codes are unpacked once for 8 tokens and stay in
+// the first-level cache for all of them.
+#include <algorithm>
+#include <memory>
+
+#include "soberano/backends/pool.h"
+#include "soberano/quant/tiles.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace soberano {
+namespace {
+
+// Rows of activations as the kernel eats them: q (T, I), and per group of 32 its scale, scale times sum, and the sums of its halves.
+struct Activations {
+  Activations(int64_t tokens, int64_t inputs)
+      : inputs(inputs), groups(inputs / 32), q(new int8_t[tokens * inputs]), d(new float[tokens * groups]), dsum(new float[tokens * groups]),
+        half(new int32_t[tokens * groups * 2]) {}
+
+  void quantise(const float* x, int64_t t) {
+    for (int64_t g = 0; g < groups; g++) {
+      const float* from = x + t * inputs + g * 32;
+      int8_t* to = q.get() + t * inputs + g * 32;
+      f32x16 a = load(from), b = load(from + 16);
+      float top = largest(max(abs(a), abs(b)));
+      f32x16 inverse = set1(top > 0 ? 127.0f / top : 0.0f);
+      store_i8(to, round_even(a * inverse));
+      store_i8(to + 16, round_even(b * inverse));
+      int32_t first = 0, second = 0;
+      for (int i = 0; i < 16; i++) first += to[i], second += to[i + 16];
+      int64_t at = t * groups + g;
+      d[at] = top / 127.0f;
+      dsum[at] = d[at] * float(first + second);
+      half[2 * at] = first, half[2 * at + 1] = second;
+    }
+  }
+
+  int64_t inputs, groups;
+  std::unique_ptr<int8_t[]> q;
+  std::unique_ptr<float[]> d, dsum;
+  std::unique_ptr<int32_t[]> half;
+};
+
+template <int bits>
+inline i32x16 dot16(i32x16 sum, const u8x64* v, const int8_t* a) {
+  for (int j = 0; j < 4; j++) sum = dot4<bits>(sum, v[j], a + 4 * j);
+  return sum;
+}
+
+// One panel of 16 outputs for N tokens, the first of them token t.
+template <class Tile, int N>
+inline void panel(const Tile* tiles, const Activations& x, int64_t t, f32x16* acc) {
+  for (int n = 0; n < N; n++) acc[n] = set1(0.0f);
+  const int64_t blocks = x.inputs / Tile::columns;
+  for (int64_t b = 0; b < blocks; b++) {
+    const Tile& w = tiles[b];
+    f32x16 scale = load_f16(w.d), minimum = scale;
+    if constexpr (Tile::minimum) minimum = load_f16(w.m);
+    for (int g = 0; g < Tile::columns / 32; g++) {
+      u8x64 v[8];
+      w.codes[g].unpack(v);
+      const int64_t group = b * (Tile::columns / 32) + g;
+      f32x16 s[2] = {scale, scale}, m = minimum;
+      if constexpr (Tile::columns == 256) {
+        if constexpr (Tile::group == 32) s[0] = scale * load_u8((const uint8_t*)w.sub[g]);
+        if constexpr (Tile::group == 16) s[0] = scale * load_i8((const int8_t*)w.sub[2 * g]), s[1] = scale * load_i8((const int8_t*)w.sub[2 * g + 1]);
+        if constexpr (Tile::minimum) m = minimum * load_u8(w.submin[g]);
+      }
+      for (int n = 0; n < N; n++) {
+        const int64_t at = (t + n) * x.groups + group;
+        const int8_t* a = x.q.get() + (t + n) * x.inputs + group * 32;
+        const int32_t* half = x.half.get() + 2 * at;
+        f32x16 d = set1(x.d[at]);
+        i32x16 first = dot16<Tile::bits>(set1(-Tile::zero * half[0]), v, a);
+        i32x16 second = dot16<Tile::bits>(Tile::group == 16 ? set1(-Tile::zero * half[1]) : add(first, set1(-Tile::zero * half[1])), v + 4, a + 16);
+        if constexpr (Tile::group == 16) acc[n] = fma(to_f32(first), s[0] * d, acc[n]);
+        acc[n] = fma(to_f32(second), s[1 - (Tile::group == 32)] * d, acc[n]);
+        if constexpr (Tile::minimum) acc[n] = fnma(m, set1(x.dsum[at]), acc[n]);
+      }
+    }
+  }
+}
+
+template <class Tile, int N>
+void tokens(const Tile* tiles, const Activations& x, int64_t t, float* y, int64_t outputs, int64_t first) {
+  f32x16 acc[N];
+  panel<Tile, N>(tiles, x, t, acc);
+  for (int n = 0; n < N; n++) {
+    float* to = y + (t + n) * outputs + first;
+    if (first + 16 <= outputs) {
+      store(to, acc[n]);
+    } else {
+      float last[16];
+      store(last, acc[n]);
+      std::copy(last, last + (outputs - first), to);
+    }
+  }
+}
+
+template <class Tile>
+void product(const float* x, const Tile* tiles, float* y, int64_t T, int64_t I, int64_t O) {
+  Pool& pool = Pool::instance();
+  Activations activations(T, I);
+  pool.parallel(T < 8 ? 1 : int(T / 4), [&](int i) {
+    const int64_t count = T < 8 ? 1 : T / 4;
+    for (int64_t t = i * T / count; t < (i + 1) * T / count; t++) activations.quantise(x, t);
+  });
+  const int64_t panels = (O + 15) / 16, blocks = I / Tile::columns;
+  // A share of work is worth handing over from about 16 kB of weights on; smaller products stay with the caller.
+  const int64_t work = panels * blocks * int64_t(sizeof(Tile)) * std::max<int64_t>(1, T / 2);
+  const int64_t shares = std::min<int64_t>(panels, work < 65536 ? 1 : std::min<int64_t>(work / 16384, pool.threads() * 8));
+  pool.parallel(int(shares), [&](int share) {
+    for (int64_t p = share * panels / shares; p < (share + 1) * panels / shares; p++) {
+      const Tile* rows = tiles + p * blocks;
+      int64_t t = 0;
+      for (; t + 8 <= T; t += 8) tokens<Tile, 8>(rows, activations, t, y, O, p * 16);
+      for (; t + 2 <= T; t += 2) tokens<Tile, 2>(rows, activations, t, y, O, p * 16);
+      for (; t < T; t++) tokens<Tile, 1>(rows, activations, t, y, O, p * 16);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace soberano
+
+extern "C" void soberano_linear(const float* x, const uint8_t* tiles, float* y, int64_t T, int64_t I, int64_t O, int32_t kind) {
+  soberano::with_tile(kind, [&](auto tile) { soberano::product(x, (const decltype(tile)*)tiles, y, T, I, O); });
+}
+
+static ffi::Error linear(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::U8> tiles, ffi::Buffer<ffi::S32> index, ffi::ResultBuffer<ffi::F32> y, int32_t kind) {
+  auto shape = tiles.dimensions();
+  int64_t I = x.dimensions().back(), O = y->dimensions().back(), T = I ? int64_t(x.element_count()) / I : 0;
+  int64_t slot = shape.size() == 3 ? index.typed_data()[0] : 0, slots = shape.size() == 3 ? shape[0] : 1;
+  if (slot < 0 || slot >= slots) return ffi::Error::InvalidArgument("linear: the layer index is outside of the stack");
+  soberano_linear(x.typed_data(), tiles.typed_data() + slot * shape[shape.size() - 2] * shape.back(), y->typed_data(), T, I, O, kind);
+  return ffi::Error::Success();
+}
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_linear_ffi, linear,
+                              ffi::Ffi::Bind().Arg<ffi::Buffer<ffi::F32>>().Arg<ffi::Buffer<ffi::U8>>().Arg<ffi::Buffer<ffi::S32>>().Ret<ffi::Buffer<ffi::F32>>().Attr<int32_t>("kind"));

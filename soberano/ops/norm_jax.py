@@ -1,0 +1,24 @@
+"""Kernels of soberano/ops/norm.py for JAX on a CPU. Source: norm.cc."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from soberano.backends import native
+from soberano.backends.jax_ import native_plan, with_gradient_of
+from soberano.core.errors import Unsupported
+from soberano.core.types import Array
+from soberano.ops import norm
+
+
+def rms_norm(x: Array, weight: Array, *, eps: float = 1e-6) -> Array:
+    """Each row in one fixed order of sums, so that it has the same bits in every batch."""
+    native_plan()
+    if x.dtype != jnp.float32 or weight.dtype != jnp.float32 or weight.shape != x.shape[-1:]:
+        raise Unsupported("norm.cc serves float32 rows with a float32 weight of the same width")
+    call = jax.ffi.ffi_call(
+        native.target("soberano_rms_norm_ffi"), jax.ShapeDtypeStruct(x.shape, x.dtype), vmap_method="broadcast_all"
+    )
+    return with_gradient_of(partial(norm.rms_norm.meaning, eps=eps), partial(call, eps=np.float32(eps)))(x, weight)

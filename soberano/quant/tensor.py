@@ -1,0 +1,108 @@
+"""The quantised tensor: a weight that stays packed, and looks like any array that `linear` can take.
+
+    QTensor   one matrix (O, I), or a stack of them with the index of the one that is meant: a view, never a slice
+    Stack     the matrices of one tensor name over all layers; a file may mix types, so one stack per type and a table
+    Choice    a layer of such a mixed stack, when the layer is known only at run time
+
+All are trees, so they pass through jit; what is static in them (shape, format, layout) is part of the jit key.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, Union
+
+from soberano.backends.base import Home
+from soberano.backends.tree import node
+from soberano.core.types import Array
+from soberano.quant import tiles
+from soberano.quant.blocks import BlockFormat, format_named
+
+Form = Literal["blocks", "tiles"]
+
+
+@node(static=("shape", "format", "form"))
+@dataclass(frozen=True)
+class QTensor:
+    """A packed weight (O, I). `data` is uint8: blocks (O, row bytes) as in the file, or tiles (O / 16, panel bytes).
+
+    With an `index` () int32, `data` has a leading stack axis and the weight is data[index].
+    """
+
+    data: Array
+    index: Array | None
+    shape: tuple[int, int]
+    format: str
+    form: Form
+
+    @property
+    def kind(self) -> type[BlockFormat]:
+        """The file's format of this weight."""
+        return format_named(self.format)
+
+    @property
+    def layout(self) -> tiles.TileLayout:
+        """The tile of this weight, where `form` is tiles."""
+        return tiles.layout_of(self.kind)
+
+    def at(self, index: Array | int) -> "QTensor":
+        """The weight data[index] of a stack: a view."""
+        return replace(self, index=index)
+
+    def dense(self, home: Home) -> Array:
+        """Decode to float32 (O, I)."""
+        data = self.data if self.index is None else home.at(self.data, self.index)
+        if self.form == "blocks":
+            return self.kind.dequantize(home, data)
+        panels = tiles.dequantize(home, self.layout, data)
+        return panels.reshape(-1, self.shape[1])[: self.shape[0]]
+
+    def rows(self, home: Home, ids: Array) -> Array:
+        """Decode only the rows `ids` (...) int32 -> float32 (..., I)."""
+        data = self.data if self.index is None else home.at(self.data, self.index)
+        if self.form == "blocks":
+            return self.kind.dequantize(home, data[ids])
+        flat = ids.reshape(-1)
+        panels = tiles.dequantize(home, self.layout, data[flat // tiles.ROWS])  # (n, 16, I)
+        chosen = panels[home.xp.arange(flat.shape[0]), flat % tiles.ROWS]
+        return chosen.reshape(*ids.shape, self.shape[1])
+
+
+@node()
+@dataclass(frozen=True)
+class Choice:
+    """One weight among several of different formats; `tag` () int32 says which."""
+
+    weights: tuple["Weight", ...]
+    tag: Array
+
+
+@node()
+@dataclass(frozen=True)
+class Stack:
+    """The weights of one name over L layers: a stack per format, and for each layer its stack (tag) and place in it
+    (slot).
+
+    A member is a QTensor with a stack axis, or an array (S, O, I) or (S, D).
+    """
+
+    members: tuple[Array | QTensor, ...]
+    tag: Array  # (L,) int32
+    slot: Array  # (L,) int32
+
+    def layer(self, home: Home, i: Array | int) -> "Weight":
+        """The weight of layer i: a view for packed members, a slice for small plain arrays."""
+        if len(self.members) == 1:
+            return _member(home, self.members[0], i)  # a lone stack holds every layer in order
+        slot = self.slot[i]
+        choices = tuple(_member(home, each, home.xp.minimum(slot, _length(each) - 1)) for each in self.members)
+        return Choice(choices, self.tag[i])
+
+
+Weight = Union[Array, QTensor, Choice]  # noqa: UP007 - Array is Any, which swallows a | union
+
+
+def _length(member: Array | QTensor) -> int:
+    return member.data.shape[0] if isinstance(member, QTensor) else member.shape[0]
+
+
+def _member(home: Home, member: Array | QTensor, i: Array | int) -> Array | QTensor:
+    return member.at(i) if isinstance(member, QTensor) else home.at(member, i)

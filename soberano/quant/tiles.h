@@ -1,0 +1,112 @@
+// The bytes of a weight as kernels read it: tiles of 16 rows, described in soberano/quant/tiles.py.
+//
+// A 64-byte vector of codes holds 16 rows x 4 columns, so one dot4 against four broadcast activations adds to 16 outputs. Vector j of
+// a group of 32 columns holds columns 4 j to 4 j + 3; nibbles pair vector i (low) with vector i + 4 (high).
+#pragma once
+#include <cstdint>
+
+#include "soberano/backends/simd.h"
+
+namespace soberano {
+
+enum class TileKind : int32_t { q4 = 0, q4m = 1, q5 = 2, q5m = 3, q8 = 4, q4k = 5, q5k = 6, q6k = 7 };
+
+template <int bits> struct Codes;
+
+template <> struct Codes<4> {
+  uint8_t low[4][64];
+  inline void unpack(u8x64* v) const {
+    for (int i = 0; i < 4; i++) {
+      u8x64 both = load(low[i]);
+      v[i] = low_nibbles(both), v[i + 4] = high_nibbles(both);
+    }
+  }
+};
+
+template <> struct Codes<5> {
+  uint8_t low[4][64];
+  uint8_t high[64];  // bit j: the fifth bit of vector j
+  inline void unpack(u8x64* v) const {
+    u8x64 h = load(high);
+    for (int i = 0; i < 4; i++) {
+      u8x64 both = load(low[i]);
+      v[i] = low_nibbles(both), v[i + 4] = high_nibbles(both);
+    }
+    v[0] = or_bits<4, 16>(v[0], h), v[1] = or_bits<3, 16>(v[1], h), v[2] = or_bits<2, 16>(v[2], h), v[3] = or_bits<1, 16>(v[3], h);
+    v[4] = or_bits<0, 16>(v[4], h), v[5] = or_bits<-1, 16>(v[5], h), v[6] = or_bits<-2, 16>(v[6], h), v[7] = or_bits<-3, 16>(v[7], h);
+  }
+};
+
+template <> struct Codes<6> {
+  uint8_t low[4][64];
+  uint8_t high[2][64];  // bits 2 j and 2 j + 1 of high[h]: the upper two bits of vector 4 h + j
+  inline void unpack(u8x64* v) const {
+    for (int i = 0; i < 4; i++) {
+      u8x64 both = load(low[i]);
+      v[i] = low_nibbles(both), v[i + 4] = high_nibbles(both);
+    }
+    for (int h = 0; h < 2; h++) {
+      u8x64 bits = load(high[h]);
+      v[4 * h + 0] = or_bits<4, 48>(v[4 * h + 0], bits), v[4 * h + 1] = or_bits<2, 48>(v[4 * h + 1], bits);
+      v[4 * h + 2] = or_bits<0, 48>(v[4 * h + 2], bits), v[4 * h + 3] = or_bits<-2, 48>(v[4 * h + 3], bits);
+    }
+  }
+};
+
+template <> struct Codes<8> {
+  uint8_t code[8][64];
+  inline void unpack(u8x64* v) const {
+    for (int i = 0; i < 8; i++) v[i] = load(code[i]);
+  }
+};
+
+struct None {};
+
+// One scale for 32 columns: w = d (code - zero) - m.
+template <int bits_, int zero_, bool minimum_> struct Flat {
+  static constexpr int bits = bits_, zero = zero_, columns = 32, group = 32;
+  static constexpr bool minimum = minimum_;
+  Codes<bits> codes[1];
+  uint16_t d[16];
+  uint16_t m[minimum ? 16 : 0];
+};
+
+// A scale for 256 columns and a small integer one for each group: w = (d sub) (code - zero) - (m submin).
+template <int bits_, int zero_, bool minimum_, int group_, class Sub> struct TwoLevel {
+  static constexpr int bits = bits_, zero = zero_, columns = 256, group = group_;
+  static constexpr bool minimum = minimum_;
+  Codes<bits> codes[8];
+  Sub sub[256 / group][16];
+  uint8_t submin[minimum ? 8 : 0][16];
+  uint16_t d[16];
+  uint16_t m[minimum ? 16 : 0];
+};
+
+using Q4 = Flat<4, 8, false>;
+using Q4M = Flat<4, 0, true>;
+using Q5 = Flat<5, 16, false>;
+using Q5M = Flat<5, 0, true>;
+using Q8 = Flat<8, 128, false>;
+using Q4K = TwoLevel<4, 0, true, 32, uint8_t>;
+using Q5K = TwoLevel<5, 0, true, 32, uint8_t>;
+using Q6K = TwoLevel<6, 32, false, 16, int8_t>;
+
+static_assert(sizeof(Q4) == 288 && sizeof(Q4M) == 320 && sizeof(Q5) == 352 && sizeof(Q5M) == 384 && sizeof(Q8) == 544, "packed");
+static_assert(sizeof(Q4K) == 2368 && sizeof(Q5K) == 2880 && sizeof(Q6K) == 3360, "packed");
+
+// Call use<Tile>() for the tile of a kind. False if there is no such kind.
+template <class Use> bool with_tile(int32_t kind, Use&& use) {
+  switch (TileKind(kind)) {
+    case TileKind::q4: use(Q4{}); return true;
+    case TileKind::q4m: use(Q4M{}); return true;
+    case TileKind::q5: use(Q5{}); return true;
+    case TileKind::q5m: use(Q5M{}); return true;
+    case TileKind::q8: use(Q8{}); return true;
+    case TileKind::q4k: use(Q4K{}); return true;
+    case TileKind::q5k: use(Q5K{}); return true;
+    case TileKind::q6k: use(Q6K{}); return true;
+  }
+  return false;
+}
+
+}  // namespace soberano
