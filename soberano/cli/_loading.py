@@ -1,0 +1,19 @@
+"""Load the MODEL of a command line, with progress."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from soberano.cli._terminal import progress
+
+if TYPE_CHECKING:
+    from soberano.models.model import Model
+
+
+def load_model(args: argparse.Namespace) -> "Model":
+    """The model that MODEL, --backend and --context ask for."""
+    import soberano
+    from soberano.registry.store import resolve
+
+    path = resolve(args.model)
+    with progress() as show:
+        return soberano.load(path, backend=args.backend, context=args.context, progress=show)

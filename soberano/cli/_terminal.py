@@ -1,0 +1,103 @@
+"""What commands show: progress on stderr, tables, and text from models and files made harmless for a terminal.
+
+Pretty only where a person looks: a pipe gets plain lines, and stdout holds nothing but the answer.
+"""
+
+import sys
+import time
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from soberano.core.progress import Progress
+from soberano.core.units import bytes_text, seconds_text
+
+QUIET_S = 0.4  # work that is done sooner shows nothing
+LINE_S = 5.0  # into a pipe: at most one line in so many seconds
+
+
+def printable(text: str, *, lines: bool = True) -> str:
+    """`text` without control and direction characters: what a file or a model says must not drive the terminal.
+
+    >>> ascii(printable("a\\x1b[2Jb"))
+    "'a\\\\ufffd[2Jb'"
+    """
+    keep = "\n\t" if lines else ""
+    return "".join(c if c in keep or _harmless(c) else "\ufffd" for c in text)
+
+
+def _harmless(character: str) -> bool:
+    joins_emoji_or_letters = character in "\u200c\u200d"
+    return joins_emoji_or_letters or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+
+
+def amount(count: int, unit: str) -> str:
+    """A count with its unit, bytes as people read them."""
+    return bytes_text(count) if unit in ("bytes", "B") else f"{count:,} {unit}"
+
+
+class _Lines:
+    """Progress for a pipe or a log: a plain line now and then, and one when something long has ended."""
+
+    def __init__(self) -> None:
+        self.label, self.started, self.said = "", 0.0, 0.0
+
+    def __call__(self, label: str, done: int, total: int | None, unit: str) -> None:
+        now = time.monotonic()
+        if label != self.label:
+            self.label, self.started, self.said = label, now, now
+        ended = total is not None and done >= total
+        if now - self.said < LINE_S and not (ended and now - self.started > QUIET_S):
+            return
+        self.said = now
+        of = f" of {amount(total, unit)}" if total and not ended else ""
+        took = f" in {seconds_text(now - self.started)}" if ended else ""
+        print(f"{label}: {amount(done, unit)}{of}{took}", file=sys.stderr)
+        if ended:
+            self.label = ""
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A listener for long work, as the terminal allows: bars on one, lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[amount]}"),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+
+        def listen(label: str, done: int, total: int | None, unit: str) -> None:
+            if label not in tasks:
+                tasks[label] = bars.add_task(label, total=total, amount="")
+            of = f" / {amount(total, unit)}" if total else ""
+            bars.update(tasks[label], completed=done, total=total, amount=f"{amount(done, unit)}{of}")
+
+        yield listen
+
+
+def table(rows: Iterable[Sequence[Any]], *, head: Sequence[str] = (), right: Sequence[int] = ()) -> str:
+    """Rows as aligned plain text; columns whose number is in `right` are aligned there.
+
+    >>> print(table([["a", 1], ["bbb", 22]], head=["name", "n"], right=[1]))
+    name   n
+    a      1
+    bbb   22
+    """
+    cells = [[str(c) for c in row] for row in ([head] if head else []) + [list(r) for r in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))] if cells else []
+    lines = []
+    for row in cells:
+        parts = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(parts).rstrip())
+    return "\n".join(lines)

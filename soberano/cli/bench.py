@@ -1,0 +1,50 @@
+"""`soberano bench llm MODEL`, `soberano bench ops`: how fast this machine is, beside a peer if one is given."""
+
+import argparse
+import json
+
+from soberano.cli._sampling import add_loading
+
+HELP = "measure a model, or the ops, on this machine"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(title="what to measure", dest="kind", metavar="KIND", required=True)
+    llm = kinds.add_parser("llm", help="load, prefill and decode speed of a model", allow_abbrev=False)
+    llm.add_argument("model", metavar="MODEL", help="a .gguf file, or the name of a pulled model")
+    llm.add_argument("--prompt-tokens", type=int, default=512, metavar="N", help="tokens of the prompt (default: 512)")
+    llm.add_argument("--new-tokens", type=int, default=128, metavar="N", help="tokens to generate (default: 128)")
+    llm.add_argument("--repeat", type=int, default=3, metavar="N", help="runs; the median counts (default: 3)")
+    llm.add_argument("--against", metavar="PEER", help="measure a peer in the same run: llama.cpp")
+    llm.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    add_loading(llm)
+    ops = kinds.add_parser("ops", help="speed of each op, as a share of what the machine can do", allow_abbrev=False)
+    ops.add_argument("--only", metavar="TEXT", help="only the cases whose name holds this text")
+    ops.add_argument("--backend", help="auto, cpu, cuda, xla or numpy (default: SOBERANO_BACKEND)")
+    ops.add_argument("--json", action="store_true", help="print the numbers as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from soberano.cli._terminal import progress
+
+    with progress() as show:
+        if args.kind == "llm":
+            from soberano.bench import llm
+            from soberano.registry.store import resolve
+
+            result = llm.run(
+                resolve(args.model),
+                backend=args.backend,
+                context=args.context,
+                prompt_tokens=args.prompt_tokens,
+                new_tokens=args.new_tokens,
+                repeat=args.repeat,
+                against=args.against,
+                progress=show,
+            )
+        else:
+            from soberano.bench import ops
+
+            result = ops.run(backend=args.backend, only=args.only, progress=show)
+    print(json.dumps(result.to_json(), indent=1) if args.json else result.to_text())
+    return 0

@@ -1,0 +1,100 @@
+"""The command `soberano`: find the command by its file name, run it, and turn every failure into one line and a status.
+
+A command is a module of this package without a leading underscore. It has `HELP`, `add_arguments(parser)` and
+`run(args) -> int`, and imports what is heavy inside `run`, so that `soberano --help` answers at once.
+
+Exit status: 0 done, 1 what was checked does not hold, 2 refused or failed with a reason, 130 interrupted, 141 nobody
+reads on.
+"""
+
+import argparse
+import difflib
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import NoReturn
+
+import soberano.cli as package
+from soberano.core.errors import SoberanoError
+
+REFUSED = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(REFUSED, f"soberano: {message}; see `{self.prog} --help`\n")
+
+
+def names() -> list[str]:
+    """The commands there are: the modules of this package, by file name."""
+    found = (module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(name for name in found if not name.startswith("_") and name != "main")
+
+
+def command(name: str) -> ModuleType:
+    """The module of a command."""
+    return import_module(f"soberano.cli.{name}")
+
+
+def parser(only: str | None = None) -> Parser:
+    """The parser of every command, or of one of them: then no other module is imported."""
+    from soberano import __version__
+
+    top = Parser(
+        prog="soberano",
+        description="Run, serve and inspect AI models on machines you own.",
+        epilog="MODEL is a path, or the name of a model that was pulled. `soberano doctor` shows what was chosen.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"soberano {__version__}")
+    commands = top.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for name in names():
+        if only in (None, name):
+            module = command(name)
+            sub = commands.add_parser(name, help=module.HELP, description=module.HELP, allow_abbrev=False)
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit status. Never raises for what a user can cause."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    first = arguments[0] if arguments else ""
+    if first and not first.startswith("-") and first not in names():
+        close = difflib.get_close_matches(first, names(), n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names())}"
+        print(f"soberano: no command is called {first!r}; {hint}", file=sys.stderr)
+        return REFUSED
+    try:
+        args = parser(first if first in names() else None).parse_args(arguments)
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
+    except SystemExit as leave:  # argparse has said what there was to say
+        return leave.code if isinstance(leave.code, int) else 0
+    except SoberanoError as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader has seen enough; keep the interpreter from complaining when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (OSError, MemoryError) as error:
+        if isinstance(error, MemoryError):
+            return _refuse("there is not enough memory for this; take a smaller model or a shorter --context")
+        where = f"{error.filename}: " if error.filename else ""
+        return _refuse(f"{where}{error.strerror or error}; check the path and its permissions")
+
+
+def _refuse(message: str) -> int:
+    print(f"soberano: {' '.join(message.split())}", file=sys.stderr)
+    return REFUSED

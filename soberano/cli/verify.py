@@ -1,0 +1,29 @@
+"""`soberano verify MODEL`: does every backend give the answer of the float32 reference, layer by layer?"""
+
+import argparse
+import json
+
+HELP = "compare the backends with the reference, layer by layer and op by op"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a .gguf file, or the name of a pulled model")
+    parser.add_argument(
+        "--backends", nargs="+", metavar="NAME", help="the backends to compare (default: all that are here)"
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=256, metavar="N", help="tokens of text to compare on (default: 256)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from soberano.bench import verify
+    from soberano.cli._terminal import progress
+    from soberano.registry.store import resolve
+
+    path = resolve(args.model)
+    with progress() as show:
+        report = verify.report(path, backends=args.backends, tokens=args.tokens, progress=show)
+    print(json.dumps(report.to_json(), indent=1) if args.json else report.to_text())
+    return 0 if report.holds else 1
