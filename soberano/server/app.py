@@ -1,0 +1,225 @@
+"""The application: routes, middlewares and state put together, and `serve`, which runs it until it is told to stop."""
+
+import asyncio
+import hashlib
+import hmac
+import re
+import signal
+import sys
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from soberano.core.errors import SoberanoError
+from soberano.core.progress import Progress, silent
+from soberano.models.model import Model, load
+from soberano.server.engine import Engine
+from soberano.server.errors import REQUEST_ID, RequestError, response_to
+from soberano.server.metrics import Metrics
+from soberano.server.routes import OPEN, STATE, State, routes
+
+LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.ASCII | re.IGNORECASE)
+"""Host headers that a browser sends only when the user typed this machine: anything else is DNS rebinding."""
+
+MAX_BODY = 4 * 2**20
+API_KEY = web.AppKey("api_key_digest", bytes)
+ONLY_LOOPBACK = web.AppKey("only_loopback", bool)
+
+
+def make_app(
+    engine: Engine,
+    *,
+    api_key: str | None = None,
+    only_loopback: bool = True,
+    grace_s: float = 10.0,
+    heartbeat_s: float = 5.0,
+) -> web.Application:
+    """Put the application together around an engine that the caller starts; the application stops it.
+
+    `only_loopback` refuses requests whose Host header names anything but this machine. `grace_s` is the time that
+    running answers get at the end.
+    """
+    app = web.Application(middlewares=[name_request, shape_errors, check_host, check_key], client_max_size=MAX_BODY)
+    text = ThreadPoolExecutor(1, "soberano-text")
+    app[STATE] = State(engine, Metrics(engine), text, heartbeat_s)
+    app[ONLY_LOOPBACK] = only_loopback
+    if api_key is not None:
+        app[API_KEY] = _digest(api_key)
+    app.add_routes(routes)
+
+    async def name_response(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers["x-request-id"] = REQUEST_ID.get()
+        response.headers["Server"] = "soberano"
+
+    async def drain(_: web.Application) -> None:
+        await asyncio.to_thread(engine.stop, grace_s)
+
+    async def close(_: web.Application) -> None:
+        text.shutdown(wait=False, cancel_futures=True)
+
+    app.on_response_prepare.append(name_response)
+    app.on_shutdown.append(drain)  # no new connections from here on; streams may still be read
+    app.on_cleanup.append(close)
+    return app
+
+
+@web.middleware
+async def name_request(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give every request an id: the client's x-request-id where it is harmless, else a new one."""
+    given = request.headers.get("x-request-id", "")
+    REQUEST_ID.set(given if re.fullmatch(r"[\w.:-]{1,128}", given, re.ASCII) else uuid.uuid4().hex)
+    return await handler(request)
+
+
+@web.middleware
+async def shape_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every error in OpenAI's shape."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return response_to(error, f"{request.method} {request.path[:200]}: {error.reason}")
+    except Exception as error:
+        return response_to(error)
+
+
+@web.middleware
+async def check_host(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse the requests that a foreign page makes by pointing its own name at this machine."""
+    host = request.headers.get("Host", "")
+    if request.app[ONLY_LOOPBACK] and not LOOPBACK.fullmatch(host):
+        raise RequestError(
+            f"Host is {host[:200]!r}, but this server answers only as localhost or 127.0.0.1",
+            code="wrong_host",
+            status=421,
+        )
+    return await handler(request)
+
+
+@web.middleware
+async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Ask for the API key, if there is one, everywhere but at the handlers of OPEN."""
+    digest = request.app.get(API_KEY)
+    if digest is not None and request.match_info.handler not in OPEN:
+        kind, _, given = request.headers.get("Authorization", "").partition(" ")
+        if not (kind.lower() == "bearer" and hmac.compare_digest(_digest(given), digest)):
+            raise RequestError(
+                "the API key is missing or wrong; send it as 'Authorization: Bearer KEY'",
+                code="invalid_api_key",
+                status=401,
+            )
+    return await handler(request)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def serve(
+    model: str | Path | Model,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    *,
+    demo: bool = False,
+    backend: str | None = None,
+    context: int | None = None,
+    sequences: int = 4,
+    api_key: str | None = None,
+    max_running: int = 16,
+    max_waiting: int = 64,
+    deadline_s: float = 600.0,
+    grace_s: float = 10.0,
+    progress: Progress = silent,
+    say: Callable[[str], Any] = print,
+) -> int:
+    """Serve a model, given as a path or already loaded, until SIGINT or SIGTERM; return the exit status of the process.
+
+    The port is open while the model loads: /health answers 503 then. The cache has room for `sequences` answers of
+    the full context; up to `max_running` shorter ones share it. `demo` adds a line on what to do first. A second
+    signal ends without grace.
+    """
+    engine = Engine(
+        _loader(model, backend, context, sequences, progress),
+        max_running=max_running,
+        max_waiting=max_waiting,
+        deadline_s=deadline_s,
+    )
+    app = make_app(engine, api_key=api_key, only_loopback=bool(LOOPBACK.fullmatch(_in_url(host))), grace_s=grace_s)
+    try:
+        return asyncio.run(_serve(app, engine, host, port, demo, say))
+    except KeyboardInterrupt:  # where the event loop takes no signal handlers (Windows)
+        return 0
+    finally:
+        engine.stop()
+        if engine.loaded.done() and not engine.loaded.exception() and isinstance(model, (str, Path)):
+            engine.model.close()
+
+
+def _loader(
+    model: str | Path | Model, backend: str | None, context: int | None, sequences: int, progress: Progress
+) -> Callable[[], Model]:
+    if not isinstance(model, str | Path):
+        return lambda: model
+    return lambda: load(model, backend=backend, context=context, sequences=sequences, progress=progress)
+
+
+async def _serve(
+    app: web.Application, engine: Engine, host: str, port: int, demo: bool, say: Callable[[str], Any]
+) -> int:
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=5.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        print(
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port, or 0 for any free one",
+            file=sys.stderr,
+        )
+        await runner.cleanup()
+        return 1
+    stop = asyncio.Event()
+    _on_signals(stop, engine)
+    engine.start()
+    loading: asyncio.Future[Model] = asyncio.wrap_future(engine.loaded)
+    stopping: asyncio.Future[Any] = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            name = loading.result().name
+            address = f"http://{_in_url(host)}:{runner.addresses[0][1]}"
+            say(f"Serving {name} at {address} (chat page; the OpenAI API is under {address}/v1). Ctrl-C stops.")
+            if demo:
+                say(f"Open {address} in a browser and say hello.")
+            await stopping
+        return 0
+    except (SoberanoError, OSError) as error:
+        print(f"cannot load the model: {error}", file=sys.stderr)
+        return 1
+    finally:
+        stopping.cancel()
+        await runner.cleanup()
+
+
+def _on_signals(stop: asyncio.Event, engine: Engine) -> None:
+    """The first signal asks for a graceful stop, the second for one without grace."""
+
+    def heard() -> None:
+        if stop.is_set():
+            engine.hurry()
+        stop.set()
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        try:
+            asyncio.get_running_loop().add_signal_handler(name, heard)
+        except (NotImplementedError, RuntimeError):  # Windows, or not the main thread
+            return
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

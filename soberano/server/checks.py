@@ -1,0 +1,83 @@
+"""Read one value of a JSON request: right type, right range, or a RequestError that names the field."""
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from soberano.server.errors import RequestError
+
+KINDS = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    bool: "true or false",
+    type(None): "null",
+    int: "a number",
+    float: "a number",
+}
+
+
+def wrong(param: str, value: Any, want: str) -> RequestError:
+    """The error for a field that holds something else than `want`."""
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    return RequestError(f"{param} is {shown}, but must be {want}", param)
+
+
+def mapping(param: str, value: Any) -> dict[str, Any]:
+    """A JSON object."""
+    if not isinstance(value, dict):
+        raise wrong(param, value, "an object")
+    return value
+
+
+def boolean(param: str, value: Any) -> bool:
+    """true or false."""
+    if not isinstance(value, bool):
+        raise wrong(param, value, "true or false")
+    return value
+
+
+def whole(param: str, value: Any, low: int, high: int) -> int:
+    """A whole number of a range. 3.0 is one, as JSON knows no integers; true is none.
+
+    >>> whole("n", 3.0, 1, 16)
+    3
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value != int(value) or not low <= value <= high:
+        raise wrong(param, value, f"a whole number from {low} to {high}")
+    return int(value)
+
+
+def real(param: str, value: Any, low: float, high: float) -> float:
+    """A finite number of a range."""
+    if (
+        not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high
+    ):  # NaN fails the range
+        raise wrong(param, value, f"a number from {low:g} to {high:g}")
+    return float(value)
+
+
+def text(param: str, value: Any) -> str:
+    """A string that UTF-8 can hold: JSON may carry lone surrogates, and no tokenizer can."""
+    if not isinstance(value, str):
+        raise wrong(param, value, "a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise wrong(param, value, "text without lone surrogates") from None
+    return value
+
+
+def known(given: Iterable[str], names: Iterable[str]) -> None:
+    """Refuse the first field that is no parameter at all, with the nearest name that is."""
+    names = list(names)
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise RequestError(
+                f"{name[:80]!r} is no parameter of this route{hint}", name[:80], code="unknown_parameter"
+            )

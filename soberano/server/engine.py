@@ -1,0 +1,228 @@
+"""The only thread that touches the device: it loads the model, admits requests, steps them in turn and lets them go.
+
+A request is a Job. It waits in a bounded queue until the model has cache pages for it. Then every round of the thread
+steps each running job once, so that several clients take turns and a long answer never blocks a short one. What
+happens to a job is told to its listener as events, on this thread: a listener must not block (the asyncio side is
+soberano.server.run.Run).
+
+    submit -> [waiting] -> Admitted -> Piece ... -> Finished(reason)
+                    any time: Failed(error)   exactly one of Finished and Failed ends a job; nothing follows it
+"""
+
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from soberano.core.errors import CapacityError
+from soberano.models.model import Model
+from soberano.models.options import Options
+from soberano.server.errors import Cancelled, DeadlineError, NotReady, QueueFull, Stopping
+from soberano.server.jobs import Admitted, Event, Failed, Finished, Job, Listener, Watcher
+
+log = logging.getLogger("soberano.server")
+
+
+class Engine:
+    """Runs jobs on one thread. Every public method may be called from any thread, and none of them waits but `stop`."""
+
+    def __init__(
+        self,
+        load: Callable[[], Model],
+        *,
+        max_running: int = 8,
+        max_waiting: int = 64,
+        deadline_s: float = 600.0,
+    ) -> None:
+        """`load` makes the model, on the engine's thread. `deadline_s` bounds a request from submission to its end."""
+        self.max_running, self.max_waiting, self.deadline_s = max_running, max_waiting, deadline_s
+        self.loaded: Future[Model] = Future()  # the model, or why there is none
+        self.watchers: list[Watcher] = []
+        self._load = load
+        self._change = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._running: list[Job] = []
+        self._numbers = itertools.count(1)
+        self._full = False  # the model had no pages at the last try; true until a job gives some back
+        self._stop_at: float | None = None
+        self._thread = threading.Thread(target=self._run, name="soberano-engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread, which loads the model first."""
+        self._thread.start()
+
+    @property
+    def model(self) -> Model:
+        """The model. Raises NotReady while it loads, and after loading failed."""
+        if not self.loaded.done():
+            raise NotReady("the model is still loading; try again soon")
+        if self.loaded.exception() is not None:
+            raise NotReady(f"the model could not be loaded: {self.loaded.exception()}")
+        return self.loaded.result()
+
+    @property
+    def state(self) -> str:
+        """loading, ready, failed or stopping."""
+        if self._stop_at is not None:
+            return "stopping"
+        if not self.loaded.done():
+            return "loading"
+        return "ready" if self.loaded.exception() is None else "failed"
+
+    @property
+    def running(self) -> int:
+        """Jobs that hold cache pages."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in the queue."""
+        return len(self._waiting)
+
+    def submit(
+        self, jobs: Sequence[tuple[str | Sequence[int], Options, Listener]], deadline_s: float | None = None
+    ) -> list[Job]:
+        """Queue the jobs of one request, all or none. Raises NotReady, Stopping or QueueFull."""
+        deadline = time.monotonic() + min(deadline_s or self.deadline_s, self.deadline_s)
+        with self._change:
+            if self._stop_at is not None:
+                raise Stopping("the server is stopping and takes no new requests; try another one")
+            _ = self.model  # raises while there is none
+            if len(self._waiting) + len(jobs) > self.max_waiting + self.max_running - len(self._running):
+                raise QueueFull(
+                    f"{len(self._waiting)} requests wait already and the queue holds {self.max_waiting}; try again soon"
+                )
+            made = [Job(next(self._numbers), prompt, options, listener, deadline) for prompt, options, listener in jobs]
+            self._waiting.extend(made)
+            self._change.notify()
+        return made
+
+    def cancel(self, job: Job) -> None:
+        """Give up a job: its pages are free before the next round. Harmless when it has ended."""
+        with self._change:
+            job.cancelled = True
+            self._change.notify()
+
+    def stop(self, grace_s: float = 0.0) -> None:
+        """Refuse new work, let running jobs finish for `grace_s` seconds, end the rest, and wait for the thread."""
+        with self._change:
+            stop_at = time.monotonic() + grace_s
+            self._stop_at = stop_at if self._stop_at is None else min(self._stop_at, stop_at)
+            self._change.notify()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(
+                grace_s + 30.0 if self.loaded.done() else 0.5
+            )  # a load cannot be interrupted; the thread is a daemon
+
+    def hurry(self) -> None:
+        """Cut the grace of a stop short."""
+        with self._change:
+            self._stop_at = time.monotonic()
+            self._change.notify()
+
+    # The rest runs on the engine's thread.
+
+    def _run(self) -> None:
+        try:
+            self.loaded.set_result(self._load())
+        except Exception as error:  # told to whoever waits for `loaded`
+            self.loaded.set_exception(error)
+            return
+        while self._wait_for_work():
+            self._drop_lost()
+            self._admit()
+            for job in list(self._running):
+                self._step(job)
+
+    def _wait_for_work(self) -> bool:
+        """Sleep until there is something to do. False when the engine has stopped and nothing is left."""
+        with self._change:
+            while not (self._waiting or self._running or self._stop_at is not None):
+                self._change.wait()
+            return bool(self._waiting or self._running or self._stop_at is None)
+
+    def _drop_lost(self) -> None:
+        """End the jobs whose client left, whose time is over, or which the stop of the server overtakes."""
+        now, stop_at = time.monotonic(), self._stop_at
+        with self._change:
+            queued = list(self._waiting)
+        for job in queued + self._running:
+            if job.cancelled:
+                self._end(job, Failed(Cancelled()))
+            elif stop_at is not None and (job.generation is None or now >= stop_at):
+                self._end(job, Failed(Stopping("the server stopped before this answer was complete; ask again")))
+            elif now > job.deadline:
+                spent = now - job.submitted
+                self._end(
+                    job,
+                    Failed(
+                        DeadlineError(
+                            f"this request has taken {spent:.1f} s, longer than the server allows; ask for fewer tokens"
+                        )
+                    ),
+                )
+
+    def _admit(self) -> None:
+        """Start waiting jobs while the model has room. The oldest never loses its place to a smaller one."""
+        while len(self._running) < self.max_running and not self._full:
+            with self._change:
+                job = self._waiting[0] if self._waiting else None
+            if job is None:
+                return
+            try:
+                job.generation = self.model.start(job.prompt, job.options)
+            except CapacityError as error:
+                if self._running:
+                    self._full = True
+                    return
+                self._end(job, Failed(error))  # an idle model has no room for it, so it never will
+                continue
+            except Exception as error:
+                self._end(job, Failed(error))
+                continue
+            with self._change:
+                self._waiting.popleft()
+                self._running.append(job)
+            self._tell(job, Admitted(job.generation.prompt_tokens))
+
+    def _step(self, job: Job) -> None:
+        """Advance one job by one step of the device. What it raises ends this job and no other."""
+        generation = job.generation
+        assert generation is not None, "a running job has its generation"
+        if job.cancelled:
+            return
+        try:
+            for piece in generation.step():
+                self._tell(job, piece)
+            if generation.done:
+                counts = generation.prompt_tokens, generation.completion_tokens
+                self._end(job, Finished(generation.finish_reason or "stop", *counts, dict(generation.timings)))
+        except Exception as error:
+            self._end(job, Failed(error))
+
+    def _end(self, job: Job, event: Finished | Failed) -> None:
+        """Take a job out, free its pages, then say so: a client that hears the end may count on the room."""
+        with self._change:
+            for place in (self._waiting, self._running):
+                if job in place:
+                    place.remove(job)
+        if job.generation is not None:
+            try:
+                job.generation.close()
+            except Exception:
+                log.exception("closing job %d failed", job.number)
+            self._full = False
+        self._tell(job, event)
+
+    def _tell(self, job: Job, event: Event) -> None:
+        """Pass an event on. A listener that raises (its event loop is gone) loses its job, and the engine goes on."""
+        try:
+            for watch in self.watchers:
+                watch(job, event)
+            job.listener(event)
+        except Exception as error:
+            job.cancelled = True
+            log.warning("a listener of job %d failed: %r", job.number, error)

@@ -1,0 +1,53 @@
+"""One generation on its way through the engine, and what is told about it."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from soberano.models.generate import Generation, Piece
+from soberano.models.options import Options
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """The job has its cache pages and runs from now on."""
+
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The job is complete."""
+
+    reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    timings: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job ended without completing."""
+
+    error: Exception
+
+
+Event = Admitted | Piece | Finished | Failed
+Listener = Callable[[Event], None]
+
+
+@dataclass(eq=False)
+class Job:
+    """One generation on its way through the engine. Times are of time.monotonic."""
+
+    number: int
+    prompt: str | Sequence[int]
+    options: Options
+    listener: Listener
+    deadline: float
+    submitted: float = field(default_factory=time.monotonic)
+    generation: Generation | None = None
+    cancelled: bool = False
+
+
+Watcher = Callable[[Job, Event], None]

@@ -1,0 +1,158 @@
+"""The routes. A handler reads, asks the engine, answers; rules live in protocol, answers, stream and errors."""
+
+import asyncio
+import json
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from soberano.models.model import Model
+from soberano.server import page, protocol, stream
+from soberano.server.answers import ChatForm, Form, TextForm
+from soberano.server.engine import Engine
+from soberano.server.errors import RequestError
+from soberano.server.metrics import Metrics
+from soberano.server.run import Run
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that handlers use."""
+
+    engine: Engine
+    metrics: Metrics
+    text: Executor  # one thread for templates and tokenizing, so that neither blocks the event loop or the device
+    heartbeat_s: float = 5.0
+
+
+STATE = web.AppKey("state", State)
+routes = web.RouteTableDef()
+
+
+@routes.post("/v1/chat/completions")
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """Continue a conversation."""
+    state, model = _ready(request)
+    asked = protocol.chat(await _json(request), protocol.Limits(model.context, model.tokenizer.size))
+    _check_model(asked, model)
+    if model.chat is None:
+        raise RequestError(
+            f"{model.name} has no chat template; use /v1/completions", "messages", code="no_chat_template"
+        )
+    prompt = await asyncio.get_running_loop().run_in_executor(state.text, model.chat_tokens, list(asked.messages))
+    form = ChatForm(
+        model.name, model.tokenizer, logprobs=asked.options.logprobs is not None, fingerprint=_fingerprint(model)
+    )
+    return await _answer(request, asked, [prompt], form)
+
+
+@routes.post("/v1/completions")
+async def completions(request: web.Request) -> web.StreamResponse:
+    """Continue a text."""
+    _, model = _ready(request)
+    asked = protocol.completion(await _json(request), protocol.Limits(model.context, model.tokenizer.size))
+    _check_model(asked, model)
+    shown = [prompt if isinstance(prompt, str) else model.tokenizer.decode(list(prompt)) for prompt in asked.prompts]
+    echoes = [shown[i] if asked.echo else "" for i, _ in asked.choices]
+    scored = asked.options.logprobs is not None
+    form = TextForm(model.name, model.tokenizer, logprobs=scored, fingerprint=_fingerprint(model), echoes=echoes)
+    return await _answer(request, asked, list(asked.prompts), form)
+
+
+@routes.get("/v1/models")
+async def models(request: web.Request) -> web.Response:
+    """List the one model."""
+    _, model = _ready(request)
+    return web.json_response({"object": "list", "data": [_card(model)]})
+
+
+@routes.get("/v1/models/{id:.+}")
+async def model_card(request: web.Request) -> web.Response:
+    """Describe a model."""
+    _, model = _ready(request)
+    if request.match_info["id"] != model.name:
+        raise _unknown_model(request.match_info["id"], model)
+    return web.json_response(_card(model))
+
+
+@routes.get("/health")
+async def health(request: web.Request) -> web.Response:
+    """Say whether requests are served: 200 when they are, 503 while loading, stopping, or after a failed load."""
+    engine = request.app[STATE].engine
+    told: dict[str, Any] = {"status": engine.state, "running": engine.running, "waiting": engine.waiting}
+    if engine.state == "ready":
+        told |= {"model": engine.model.name, "backend": engine.model.plan.backend}
+    return web.json_response(told, status=200 if engine.state == "ready" else 503)
+
+
+@routes.get("/metrics")
+async def metrics(request: web.Request) -> web.Response:
+    """Expose the metrics to Prometheus."""
+    return web.Response(body=request.app[STATE].metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@routes.get("/")
+@routes.get("/{name:[a-z]+[.](?:js|css|svg)}")
+async def chat_page(request: web.Request) -> web.Response:
+    """Serve the chat page and its files."""
+    return page.answer(request, request.match_info.get("name", "index.html"))
+
+
+OPEN = (health, chat_page)
+"""Handlers that need no API key: they hold no answer of a model. All others do."""
+
+
+def _ready(request: web.Request) -> tuple[State, Model]:
+    state = request.app[STATE]
+    return state, state.engine.model
+
+
+async def _json(request: web.Request) -> Any:
+    """The JSON body. Its type must be JSON: a page of another origin cannot send that without asking first."""
+    if request.content_type != "application/json":
+        raise RequestError(
+            f"Content-Type is {request.content_type!r}, but must be application/json",
+            code="unsupported_media_type",
+            status=415,
+        )
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        raise RequestError("the body is compressed; send it as it is", code="unsupported_encoding", status=415)
+    raw = await request.read()
+    try:
+        return json.loads(raw.decode())
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the body is not JSON: {error}", code="invalid_json") from None
+
+
+def _check_model(asked: protocol.Asked, model: Model) -> None:
+    if asked.model is not None and asked.model != model.name:
+        raise _unknown_model(asked.model, model)
+
+
+def _unknown_model(name: str, model: Model) -> RequestError:
+    return RequestError(
+        f"no model is called {name[:200]!r}; this server has {model.name!r}",
+        "model",
+        code="model_not_found",
+        status=404,
+    )
+
+
+async def _answer(request: web.Request, asked: protocol.Asked, prompts: list[Any], form: Form) -> web.StreamResponse:
+    state = request.app[STATE]
+    async with Run(state.engine, [(prompts[i], options) for i, options in asked.choices]) as run:
+        if asked.stream:
+            return await stream.send(request, run, form, asked.n, state.heartbeat_s, include_usage=asked.include_usage)
+        return web.json_response(await stream.collect(request, run, form, asked.n, state.heartbeat_s))
+
+
+def _fingerprint(model: Model) -> str:
+    """What, besides the seed, an answer depends on."""
+    return f"soberano-{model.plan.backend}-{model.plan.isa}"
+
+
+def _card(model: Model) -> dict[str, Any]:
+    return {"id": model.name, "object": "model", "created": 0, "owned_by": "soberano", "context_length": model.context}

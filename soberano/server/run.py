@@ -1,0 +1,57 @@
+"""The jobs of one request, seen from asyncio: submit them together, hear their events, cancel what is left."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+
+from soberano.models.options import Options
+from soberano.server.engine import Engine
+from soberano.server.jobs import Event, Failed, Finished, Job
+
+Numbered = tuple[int, Event]
+
+
+class Run:
+    """`async with Run(engine, jobs) as run`: leaving the block, for any reason, frees the cache pages of the jobs."""
+
+    def __init__(self, engine: Engine, choices: Sequence[tuple[str | Sequence[int], Options]]) -> None:
+        self.engine, self.choices = engine, choices
+        self._events: asyncio.Queue[Numbered] = asyncio.Queue()
+        self._jobs: list[Job] = []
+        self._open = set(range(len(choices)))
+
+    async def __aenter__(self) -> "Run":
+        self._jobs = self.engine.submit(
+            [(prompt, options, self._listener(i)) for i, (prompt, options) in enumerate(self.choices)]
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for index in self._open:
+            if index < len(self._jobs):
+                self.engine.cancel(self._jobs[index])
+
+    def _listener(self, index: int) -> Callable[[Event], None]:
+        loop = asyncio.get_running_loop()
+
+        def listen(event: Event) -> None:
+            loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
+
+        return listen
+
+    async def batches(self, heartbeat_s: float) -> AsyncIterator[list[Numbered]]:
+        """What has happened since the last batch, until all jobs have ended; empty after a quiet `heartbeat_s`."""
+        while self._open:
+            try:
+                batch = [await asyncio.wait_for(self._events.get(), heartbeat_s)]
+            except TimeoutError:
+                yield []
+                continue
+            while not self._events.empty():
+                batch.append(self._events.get_nowait())
+            for index, event in batch:
+                if isinstance(event, (Finished, Failed)):
+                    self._open.discard(index)
+            yield batch

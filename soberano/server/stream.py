@@ -1,0 +1,125 @@
+"""Answers on their way out: collected into one body, or streamed as server-sent events while they are made.
+
+A stream is `data: JSON` events and a closing `data: [DONE]`. The JSON is pure ASCII, so that no text of a model can
+look like a line end to any parser. Nothing is sent before the first event of the engine, so that early errors have an
+honest status; while a request waits longer than the heartbeat, comments keep the connection alive. An error in the
+middle is one last event, and the [DONE] that then stays away tells that the answer is not whole.
+"""
+
+import json
+from typing import Any
+
+from aiohttp import web
+
+from soberano.models.generate import Piece
+from soberano.server.answers import Choice, Form, usage
+from soberano.server.errors import Cancelled, body_of
+from soberano.server.jobs import Failed, Finished
+from soberano.server.run import Numbered, Run
+
+HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+COMMENT = b": waiting\n\n"
+DONE = b"data: [DONE]\n\n"
+
+
+def frame(data: Any) -> bytes:
+    r"""One event.
+
+    >>> frame({"text": "a\n\ndata: [DONE]\u2028"})
+    b'data: {"text":"a\\n\\ndata: [DONE]\\u2028"}\n\n'
+    """
+    return b"data: " + json.dumps(data, ensure_ascii=True, separators=(",", ":")).encode("ascii") + b"\n\n"
+
+
+def gone(request: web.Request) -> bool:
+    """Whether the client has closed its connection."""
+    return request.transport is None or request.transport.is_closing()
+
+
+async def collect(
+    request: web.Request, run: Run, form: Form, choices_a_prompt: int, heartbeat_s: float
+) -> dict[str, Any]:
+    """Wait for the whole answer. Raises the error of the first choice that failed, or Cancelled."""
+    pieces: dict[int, list[Piece]] = {}
+    ends: dict[int, Finished] = {}
+    async for batch in run.batches(heartbeat_s):
+        if gone(request):
+            raise Cancelled
+        for index, event in batch:
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, Piece):
+                pieces.setdefault(index, []).append(event)
+            elif isinstance(event, Finished):
+                ends[index] = event
+    finished = [ends[index] for index in sorted(ends)]
+    counts = usage(finished, choices_a_prompt)
+    return form.body([Choice(pieces.get(i, []), end) for i, end in enumerate(finished)], counts) | timings(finished)
+
+
+async def send(
+    request: web.Request, run: Run, form: Form, choices_a_prompt: int, heartbeat_s: float, *, include_usage: bool
+) -> web.StreamResponse:
+    """Stream the answer. Raises what happens before the first byte; what happens later is told in the stream."""
+    batches = run.batches(heartbeat_s)
+    batch = await anext(batches)
+    for _, event in batch:
+        if isinstance(event, Failed):
+            raise event.error
+    response = web.StreamResponse(headers=HEADERS)
+    await response.prepare(request)
+    writer = _Writer(form, len(run.choices), include_usage)
+    try:
+        await response.write(writer.opening() + writer.encode(batch))
+        async for batch in batches:
+            if gone(request) or writer.failed:
+                break
+            await response.write(writer.encode(batch))
+        if not writer.failed:
+            await response.write(writer.closing(choices_a_prompt))
+        await response.write_eof()
+    except ConnectionError:
+        pass  # the client left; leaving the run cancels its jobs
+    return response
+
+
+class _Writer:
+    """Turns events into bytes, and counts what the closing chunk needs."""
+
+    def __init__(self, form: Form, choices: int, include_usage: bool) -> None:
+        self.form, self.choices = form, choices
+        self.more = {"usage": None} if include_usage else {}
+        self.ends: dict[int, Finished] = {}
+        self.failed = False
+
+    def opening(self) -> bytes:
+        return b"".join(self._chunk(first) for i in range(self.choices) for first in self.form.first(i))
+
+    def encode(self, batch: list[Numbered]) -> bytes:
+        if not batch:
+            return COMMENT
+        sent = []
+        for index, event in batch:
+            if isinstance(event, Piece) and (event.text or event.logprobs):
+                sent.append(self._chunk(self.form.delta(index, event)))
+            elif isinstance(event, Finished):
+                self.ends[index] = event
+                sent.append(self._chunk(self.form.last(index, event.reason)))
+            elif isinstance(event, Failed):
+                self.failed = True
+                return b"".join(sent) + frame(body_of(event.error))
+        return b"".join(sent)
+
+    def closing(self, choices_a_prompt: int) -> bytes:
+        if not self.more:
+            return DONE
+        finished = [self.ends[index] for index in sorted(self.ends)]
+        return frame(self.form.chunk([], usage=usage(finished, choices_a_prompt), **timings(finished))) + DONE
+
+    def _chunk(self, choice: dict[str, Any]) -> bytes:
+        return frame(self.form.chunk([choice], **self.more))
+
+
+def timings(ends: list[Finished]) -> dict[str, Any]:
+    """Where the time went, for requests of one choice: an addition to OpenAI's bodies, which its clients pass on."""
+    return {"timings": {name: round(value, 6) for name, value in ends[0].timings.items()}} if len(ends) == 1 else {}

@@ -1,0 +1,58 @@
+"""Servers around a model: one to talk to from a coroutine, one that really listens, for clients without asyncio."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from soberano.server.app import make_app
+from soberano.server.engine import Engine
+
+OF_ENGINE = ("max_running", "max_waiting", "deadline_s")
+
+
+@asynccontextmanager
+async def serving(
+    model: Any, *, ready: bool = True, load: Callable[[], Any] | None = None, **more: Any
+) -> AsyncIterator[TestClient]:
+    """A client of a server in this event loop. `more` goes to Engine and make_app; `ready` waits for the model."""
+    engine = Engine(load or (lambda: model), **{name: more.pop(name) for name in OF_ENGINE if name in more})
+    server = TestServer(make_app(engine, **{"grace_s": 0.0, "heartbeat_s": 0.05} | more))
+    await server.start_server()
+    client = TestClient(server)
+    engine.start()
+    try:
+        if ready:
+            await asyncio.wrap_future(engine.loaded)
+        yield client
+    finally:
+        await client.close()
+
+
+@contextmanager
+def live(model: Any, **more: Any) -> Iterator[str]:
+    """Serve `model` on a free port from a thread, and give the address, such as http://127.0.0.1:40123."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    engine = Engine(lambda: model)
+    runner = web.AppRunner(make_app(engine, **{"grace_s": 0.0} | more), handler_cancellation=True, shutdown_timeout=1.0)
+
+    async def up() -> int:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        engine.start()
+        await asyncio.wrap_future(engine.loaded)
+        return runner.addresses[0][1]
+
+    try:
+        yield f"http://127.0.0.1:{asyncio.run_coroutine_threadsafe(up(), loop).result(60)}"
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(20)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(5)
+        loop.close()

@@ -1,0 +1,235 @@
+"""The engine alone: turns, room, cancelling, deadlines, errors and the stop, without any HTTP."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from soberano.core.errors import CapacityError, ContextError
+from soberano.models.generate import Piece
+from soberano.models.options import Options
+from soberano.server.engine import Engine
+from soberano.server.errors import Cancelled, DeadlineError, NotReady, QueueFull, Stopping
+from soberano.server.jobs import Admitted, Event, Failed, Finished
+from tests.server.fake import FakeModel
+
+
+class Heard:
+    """A listener that keeps everything."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.end = threading.Event()
+        self.text = threading.Event()
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, Piece):
+            self.text.set()
+        if isinstance(event, (Finished, Failed)):
+            self.end.set()
+
+    def last(self) -> Any:
+        assert self.end.wait(10), "the job never ended"
+        return self.events[-1]
+
+
+def begin(model: FakeModel, **more: Any) -> Engine:
+    engine = Engine(lambda: model, **more)
+    engine.start()
+    engine.loaded.result(10)
+    return engine
+
+
+def ask(engine: Engine, prompt: str = "hi", **options: Any) -> tuple[Heard, Any]:
+    heard = Heard()
+    (job,) = engine.submit([(prompt, Options(**options), heard)])
+    return heard, job
+
+
+def test_a_job_is_admitted_says_its_pieces_and_finishes_once():
+    model = FakeModel(text="one two three")
+    engine = begin(model)
+    heard, _ = ask(engine)
+    end = heard.last()
+    engine.stop()
+    assert end == Finished("stop", 2, 3, model.generations[0].timings)
+    assert [type(event) for event in heard.events] == [Admitted, Piece, Piece, Piece, Finished]
+    assert model.pages == 4 and model.generations[0].closed
+
+
+def test_running_jobs_take_turns():
+    model = FakeModel(delay=0.002)
+    engine = begin(model)
+    jobs = [ask(engine)[0] for _ in range(3)]
+    for heard in jobs:
+        heard.last()
+    engine.stop()
+    start = model.steps.index(2)  # from here on all three run
+    rounds = [set(model.steps[i : i + 3]) for i in range(start, start + 24, 3)]
+    assert all(len(turn) == 3 for turn in rounds)
+
+
+def test_jobs_wait_for_room_in_their_order_and_get_it():
+    model = FakeModel(text="a b c", pages=1, delay=0.001)
+    engine = begin(model)
+    order: list[int] = []
+    jobs = []
+    for i in range(5):
+        heard, job = ask(engine)
+        jobs.append((heard, job))
+        job.listener = lambda event, i=i, hear=heard: (
+            order.append(i) if isinstance(event, Finished) else None,
+            hear(event),
+        )
+    assert all(heard.last().reason == "stop" for heard, _ in jobs)
+    engine.stop()
+    assert order == sorted(order)
+
+
+def test_a_job_that_no_idle_model_has_room_for_fails():
+    engine = begin(FakeModel(pages=0))
+    heard, _ = ask(engine)
+    assert isinstance(heard.last().error, CapacityError)
+    engine.stop()
+
+
+def test_a_full_queue_refuses_and_says_how_long_it_is():
+    model = FakeModel(delay=0.01)
+    engine = begin(model, max_running=1, max_waiting=2)
+    first, _ = ask(engine)
+    assert first.text.wait(5)
+    ask(engine), ask(engine)
+    with pytest.raises(QueueFull, match="2 requests wait"):
+        ask(engine)
+    engine.stop()
+
+
+def test_jobs_of_one_request_are_queued_all_or_none():
+    engine = begin(FakeModel(delay=0.01), max_running=1, max_waiting=2)
+    with pytest.raises(QueueFull):
+        engine.submit([("hi", Options(), Heard())] * 4)
+    assert engine.waiting == 0
+    engine.stop()
+
+
+def test_a_cancelled_job_frees_its_pages_at_once():
+    model = FakeModel(delay=0.01)
+    engine = begin(model)
+    heard, job = ask(engine)
+    assert heard.text.wait(5)
+    engine.cancel(job)
+    assert isinstance(heard.last().error, Cancelled)
+    assert model.pages == 4 and len(model.steps) < 8
+    engine.stop()
+
+
+def test_a_cancelled_job_leaves_the_queue():
+    model = FakeModel(delay=0.01, pages=1)
+    engine = begin(model)
+    first, _ = ask(engine)
+    assert first.text.wait(5)
+    waiting, queued = ask(engine)
+    engine.cancel(queued)
+    assert isinstance(waiting.last().error, Cancelled)
+    assert not first.end.is_set() and len(model.generations) == 1
+    engine.stop()
+
+
+def test_a_deadline_ends_a_running_and_a_waiting_job():
+    model = FakeModel(delay=0.02, pages=1)
+    engine = begin(model, deadline_s=0.1)
+    running, _ = ask(engine)
+    waiting, _ = ask(engine)
+    assert isinstance(running.last().error, DeadlineError)
+    assert isinstance(waiting.last().error, DeadlineError)
+    assert model.pages == 1
+    engine.stop()
+
+
+def test_an_error_in_a_step_ends_that_job_only():
+    model = FakeModel(delay=0.001, break_at=3)
+    engine = begin(model)
+    broken, _ = ask(engine)
+    assert "fire" in str(broken.last().error)
+    model.break_at = -1
+    healthy, _ = ask(engine)
+    assert healthy.last().reason == "stop" and model.pages == 4
+    engine.stop()
+
+
+def test_an_error_at_the_start_ends_that_job_only():
+    model = FakeModel(context=8)
+    engine = begin(model)
+    assert isinstance(ask(engine, "much longer than eight")[0].last().error, ContextError)
+    assert ask(engine)[0].last().reason == "stop"
+    engine.stop()
+
+
+def test_a_listener_that_raises_loses_its_job_and_nobody_elses():
+    model = FakeModel(delay=0.001)
+    engine = begin(model)
+
+    def deaf(event: Event) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    engine.submit([("hi", Options(), deaf)])
+    assert ask(engine)[0].last().reason == "stop"
+    engine.stop()
+    assert model.pages == 4
+
+
+def test_a_stop_lets_running_jobs_finish_within_their_grace():
+    model = FakeModel(delay=0.005, pages=1)
+    engine = begin(model)
+    running, _ = ask(engine)
+    assert running.text.wait(5)
+    waiting, _ = ask(engine)
+    engine.stop(grace_s=10)
+    assert running.last().reason == "stop"
+    assert isinstance(waiting.last().error, Stopping)
+    with pytest.raises(Stopping):
+        ask(engine)
+
+
+def test_a_stop_without_grace_ends_everything_soon():
+    model = FakeModel(delay=0.02)
+    engine = begin(model)
+    heard, _ = ask(engine)
+    assert heard.text.wait(5)
+    began = time.monotonic()
+    engine.stop()
+    assert isinstance(heard.last().error, Stopping) and time.monotonic() - began < 1 and model.pages == 4
+
+
+def test_hurry_cuts_a_grace_short():
+    engine = begin(FakeModel(delay=0.05))
+    heard, _ = ask(engine)
+    assert heard.text.wait(5)
+    stopper = threading.Thread(target=engine.stop, args=(60,))
+    stopper.start()
+    time.sleep(0.05)
+    engine.hurry()
+    stopper.join(5)
+    assert not stopper.is_alive() and isinstance(heard.last().error, Stopping)
+
+
+def test_while_it_loads_and_after_a_failed_load_nothing_is_taken():
+    gate = threading.Event()
+
+    def load() -> Any:
+        gate.wait(5)
+        raise OSError("no such file")
+
+    engine = Engine(load)
+    engine.start()
+    assert engine.state == "loading"
+    with pytest.raises(NotReady, match="still loading"):
+        ask(engine)
+    gate.set()
+    assert isinstance(engine.loaded.exception(5), OSError)
+    assert engine.state == "failed"
+    with pytest.raises(NotReady, match="no such file"):
+        ask(engine)
+    engine.stop()
