@@ -162,6 +162,15 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(path: Path) -> None
     assert os.listdir(path.parent) == [path.name]  # noqa: PTH208 (also hidden ones)
 
 
+def test_a_file_that_is_in_use_can_be_replaced(path: Path) -> None:
+    """The new file gets the name; whoever has the old one mapped keeps reading the old bytes."""
+    write(path, {}, tensors(seed=0))
+    with read(path) as old:
+        write(path, {}, tensors(seed=1))
+        np.testing.assert_array_equal(old.raw("cube"), tensors(seed=0)["cube"][1])
+        np.testing.assert_array_equal(read(path).raw("cube"), tensors(seed=1)["cube"][1])
+
+
 @pytest.mark.parametrize(
     ("metadata", "found", "match"),
     [

@@ -138,6 +138,7 @@ ATTACKS: dict[str, tuple[bytes, str]] = {
     "offset past the end": (file(tensors=[tensor(offset=1 << 40)]), r"1099511627728 bytes \(1.10 TB\) are missing"),
     "offset -32": (file(tensors=[tensor(offset=U64 - 31)]), "are missing"),
     "one weight past the end": (file(tensors=[tensor(shape=(17,))]), "4 bytes .* are missing"),
+    "one byte short": (file(tensors=[tensor()], data=bytes(15)), r" 1 bytes \(1 B\) are missing"),
     "no data at all": (file(tensors=[tensor()], data=b""), "16 bytes .* are missing"),
     "overlapping": (file(tensors=[tensor("a", (9,)), tensor("b", offset=32)]), "'a' and 'b' overlap"),
     "the same place": (file(tensors=[tensor("a"), tensor("b")]), "'a' and 'b' overlap"),
