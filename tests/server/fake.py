@@ -85,6 +85,7 @@ class FakeModel:
         self.plan = SimpleNamespace(backend="numpy", isa="none")
         self.text, self.delay, self.pages, self.break_at = text, delay, pages, break_at
         self.generations: list[FakeGeneration] = []
+        self.prompts: list[list[int]] = []
         self.steps: list[int] = []
         self.thread = 0
         self.closed = False
@@ -102,6 +103,7 @@ class FakeModel:
         if not self.pages:
             raise CapacityError("all 4 cache pages are in use; wait for one")
         self.pages -= 1
+        self.prompts.append(tokens)
         words = [word + " " for word in self.text.split(" ") if word]
         made = FakeGeneration(self, next(self._numbers), len(tokens), options, words)
         self.generations.append(made)
