@@ -1,0 +1,131 @@
+"""Text to token ids and back, for any vocabulary that a GGUF file brings with it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from soberano.core.errors import FileError, InputError, UnsupportedModel
+from soberano.text import bpe
+from soberano.text.detokenize import Detokenizer
+from soberano.text.pretokenize import split_named
+from soberano.text.vocab import Vocab, read_vocab
+
+
+class Tokenizer:
+    """A vocabulary, and the function that encodes the text between its special tokens.
+
+    Special tokens are of two kinds. *Control* tokens (<|im_end|>) are parsed only on request and are no part of decoded
+    text; *user-defined* tokens (<tool_call>, runs of spaces) are parsed always and are text.
+    """
+
+    def __init__(
+        self,
+        vocab: Vocab,
+        encode_plain: Callable[[str], list[int]],
+        piece: Callable[[str, int], bytes],
+        *,
+        add_bos: bool,
+    ) -> None:
+        self.vocab = vocab
+        self.size = len(vocab.tokens)
+        self.bos, self.eos = vocab.bos, vocab.eos
+        self.stop_ids = vocab.stop
+        self.add_bos = add_bos
+        self.add_eos = vocab.add_eos
+        self.control_texts = frozenset(vocab.tokens[i] for i in vocab.control)
+        self._encode_plain = encode_plain
+        self._piece = piece  # (spelling, kind) -> bytes
+        # Longest first, by bytes: where two special tokens overlap, llama.cpp lets the longer one win.
+        by_length = sorted(vocab.control | vocab.user, key=lambda i: (-len(vocab.tokens[i].encode()), i))
+        self._special = [(vocab.tokens[i], i) for i in by_length]
+        self._user = [(text, i) for text, i in self._special if i in vocab.user]
+
+    def encode(self, text: str, *, special: bool = False, add_bos: bool | None = None) -> list[int]:
+        """Encode a text. `special` also parses control tokens; `add_bos` None does what the file says.
+
+        Characters that are no Unicode text (lone surrogates) are read as U+FFFD; bytes for which the vocabulary has no
+        token are dropped, as in llama.cpp. A file's wish for an eos at the end is left to the caller (`add_eos`).
+        """
+        if add_bos is None:
+            add_bos = self.add_bos
+        if add_bos and self.bos is None:
+            raise InputError("a text cannot begin with a bos token: the file has none; encode with add_bos=False")
+        ids = [self.bos] if add_bos and self.bos is not None else []
+        for part in self.partition(_unicode(text), special=special):
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                ids.extend(self._encode_plain(part))
+        return ids
+
+    def partition(self, text: str, *, special: bool) -> list[int | str]:
+        """Cut a text at its special tokens: ids, and the non-empty texts between them."""
+        parts: list[int | str] = [text] if text else []
+        for spelling, token in self._special if special else self._user:
+            if spelling in text:
+                parts = [piece for part in parts for piece in _cut(part, spelling, token)]
+        return parts
+
+    def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
+        """Decode ids; bytes that are no UTF-8 become U+FFFD. `special` writes control tokens as they are spelt."""
+        return b"".join(self._bytes(i, special) for i in ids).decode("utf-8", "replace")
+
+    def bytes_of(self, token: int) -> bytes:
+        """The bytes that a token adds to a text; none for control tokens. Raises InputError for an id out of range."""
+        return self._bytes(token, False)
+
+    def text_of(self, token: int) -> str:
+        """One token as text, for people: U+FFFD for parts of characters, control tokens as they are spelt."""
+        return self._bytes(token, True).decode("utf-8", "replace")
+
+    def stream(self, *, special: bool = False) -> Detokenizer:
+        """Decode as ids arrive."""
+        return Detokenizer(lambda token: self._bytes(token, special))
+
+    def _bytes(self, token: int, special: bool) -> bytes:
+        if not 0 <= token < self.size:
+            raise InputError(f"token {token} does not exist; this vocabulary has ids 0 to {self.size - 1}")
+        spelling = self.vocab.tokens[token]
+        if token in self.vocab.control:
+            return spelling.encode() if special else b""
+        return self._piece(spelling, self.vocab.kinds[token])
+
+
+def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
+    """Build the tokenizer that the `tokenizer.ggml.*` keys describe.
+
+    Raises FileError naming a key that is missing or inconsistent, UnsupportedModel naming a kind of tokenizer or a way
+    to split text that is not known here.
+    """
+    model = metadata.get("tokenizer.ggml.model")
+    if model is None:
+        raise FileError("the metadata key 'tokenizer.ggml.model' is missing; the file brings no tokenizer")
+    if model != "gpt2":
+        raise UnsupportedModel(
+            f"the file's tokenizer (tokenizer.ggml.model) is {model!r}; known here is 'gpt2' (byte-level BPE)"
+        )
+    vocab = read_vocab(metadata)
+    add_bos = vocab.add_bos if vocab.add_bos is not None else split_named(bpe.pre_name(metadata)).add_bos
+    if vocab.add_bos and vocab.bos is None:
+        raise FileError("tokenizer.ggml.add_bos_token is true, but 'tokenizer.ggml.bos_token_id' is missing")
+    return Tokenizer(vocab, bpe.build(metadata, vocab), bpe.piece, add_bos=add_bos and vocab.bos is not None)
+
+
+def _cut(part: int | str, spelling: str, token: int) -> list[int | str]:
+    if isinstance(part, int):
+        return [part]
+    out: list[int | str] = []
+    for i, piece in enumerate(part.split(spelling)):
+        out += [token] if i else []
+        out += [piece] if piece else []
+    return out
+
+
+def _unicode(text: str) -> str:
+    """Join surrogate pairs and replace lone ones, which no UTF-8 can hold."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
