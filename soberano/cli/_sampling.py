@@ -21,10 +21,17 @@ FLAGS: dict[str, tuple[tuple[str, ...], type | None, str]] = {
     "frequency_penalty": (("--frequency-penalty",), float, "subtract this for each time that a token was used"),
     "seed": (("--seed",), int, "same seed, same answer"),
     "stop": (("--stop",), str, "stop before this text; may be given again"),
-    "logprobs": (("--logprobs",), int, "with --json: log-probability of each token, and of N alternatives"),
-    "logit_bias": (("--logit-bias",), str, "TOKEN=BIAS: add BIAS to the logit of a token id; may be given again"),
+    "logprobs": (
+        ("--logprobs",),
+        int,
+        "ask for the log-probability of each token, and of N alternatives; JSON shows them",
+    ),
+    "logit_bias": (("--logit-bias",), str, "add BIAS to the logit of a token id; may be given again"),
     "ignore_eos": (("--ignore-eos",), None, "go on after the end-of-text token"),
 }
+
+
+METAVARS = {"stop": "TEXT", "logit_bias": "TOKEN=BIAS"}
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +50,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
             type=kind,
             action=action,
             default=argparse.SUPPRESS,
-            metavar=flags[-1].rpartition("-")[2].upper() if kind is not int else "N",
+            metavar=METAVARS.get(field.name, "N" if kind is int else "X"),
             help=text + default,
         )
 
@@ -74,7 +81,8 @@ def add_model(parser: argparse.ArgumentParser, what: str = "a .gguf file, or the
 
 def add_loading(parser: argparse.ArgumentParser) -> None:
     """Add the flags on how a model is run."""
-    parser.add_argument("--backend", help="auto, cpu, cuda, xla, numpy or an installed one (default: SOBERANO_BACKEND)")
+    text = "auto, cpu, cuda, xla, numpy or an installed one (default: SOBERANO_BACKEND)"
+    parser.add_argument("--backend", metavar="NAME", help=text)
     parser.add_argument(
         "--context", type=int, metavar="N", help="tokens of prompt and answer together (default: the model's)"
     )

@@ -13,7 +13,7 @@ from typing import Any
 from soberano.core.progress import Progress
 from soberano.core.units import bytes_text, seconds_text
 
-QUIET_S = 0.4  # work that is done sooner shows nothing
+QUIET_S = 2.0  # work that is done sooner shows nothing
 LINE_S = 5.0  # into a pipe: at most one line in so many seconds
 
 
@@ -37,6 +37,14 @@ def amount(count: int, unit: str) -> str:
     return bytes_text(count) if unit in ("bytes", "B") else f"{count:,} {unit}"
 
 
+def _far(done: int, total: int | None, unit: str, ended: bool) -> str:
+    if total is None or ended:
+        return amount(done, unit)
+    return (
+        f"{amount(done, unit)} of {amount(total, unit)}" if unit in ("bytes", "B") else f"{done:,} of {total:,} {unit}"
+    )
+
+
 class _Lines:
     """Progress for a pipe or a log: a plain line now and then, and one when something long has ended."""
 
@@ -51,9 +59,8 @@ class _Lines:
         if now - self.said < LINE_S and not (ended and now - self.started > QUIET_S):
             return
         self.said = now
-        of = f" of {amount(total, unit)}" if total and not ended else ""
         took = f" in {seconds_text(now - self.started)}" if ended else ""
-        print(f"{label}: {amount(done, unit)}{of}{took}", file=sys.stderr)
+        print(f"{label}: {_far(done, total, unit, ended)}{took}", file=sys.stderr)
         if ended:
             self.label = ""
 
@@ -80,8 +87,8 @@ def progress() -> Iterator[Progress]:
         def listen(label: str, done: int, total: int | None, unit: str) -> None:
             if label not in tasks:
                 tasks[label] = bars.add_task(label, total=total, amount="")
-            of = f" / {amount(total, unit)}" if total else ""
-            bars.update(tasks[label], completed=done, total=total, amount=f"{amount(done, unit)}{of}")
+            far = _far(done, total, unit, ended=False)
+            bars.update(tasks[label], completed=done, total=total, amount=far)
 
         yield listen
 

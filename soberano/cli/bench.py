@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_loading(llm)
     ops = kinds.add_parser("ops", help="speed of each op, as a share of what the machine can do", allow_abbrev=False)
     ops.add_argument("--only", metavar="TEXT", help="only the cases whose name holds this text")
-    ops.add_argument("--backend", help="auto, cpu, cuda, xla or numpy (default: SOBERANO_BACKEND)")
+    ops.add_argument("--backend", metavar="NAME", help="auto, cpu, cuda, xla or numpy (default: SOBERANO_BACKEND)")
     ops.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
 

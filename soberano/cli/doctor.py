@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", nargs="?", help="also run this model for a moment, and say what declined"
     )
-    parser.add_argument("--backend", help="look at this backend instead of SOBERANO_BACKEND")
+    parser.add_argument("--backend", metavar="NAME", help="look at this backend instead of SOBERANO_BACKEND")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 

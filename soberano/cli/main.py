@@ -68,11 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status. Never raises for what a user can cause."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     first = arguments[0] if arguments else ""
-    if first and not first.startswith("-") and first not in names():
+    if first not in ("-h", "--help", "--version", *names()):
         close = difflib.get_close_matches(first, names(), n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names())}"
-        print(f"soberano: no command is called {first!r}; {hint}", file=sys.stderr)
-        return REFUSED
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names())}; see `soberano --help`"
+        return _refuse(f"no command is called {first!r}; {hint}" if first else f"which command? {hint}")
     try:
         args = parser(first if first in names() else None).parse_args(arguments)
         status = args.run(args)

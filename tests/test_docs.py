@@ -1,0 +1,86 @@
+"""The documentation cannot fall behind: what is generated is fresh, what exists is named, links lead somewhere."""
+
+import contextlib
+import inspect
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from scripts import docs
+from soberano.cli import main as cli
+from soberano.core import errors
+from soberano.core.settings import variables
+from soberano.quant.blocks import all_formats
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+@pytest.fixture(scope="module")
+def reference() -> str:
+    return docs.REFERENCE.read_text(encoding="utf-8")
+
+
+def test_the_reference_is_fresh(reference: str):
+    assert docs.reference() == reference, "run: make docs"
+
+
+def test_the_readmes_generated_blocks_are_fresh():
+    text = docs.README.read_text(encoding="utf-8")
+    assert {name for _, name, _ in docs.BLOCK.findall(text)} == set(docs.BLOCKS)
+    assert docs.readme(text) == text, "run: make docs"
+
+
+def test_every_name_is_in_the_reference(reference: str):
+    kinds = [n for n, c in vars(errors).items() if inspect.isclass(c) and c.__module__ == errors.__name__]
+    assert [n for n in kinds if f"`{n}`" not in reference] == []
+    assert [n for n, _, _ in variables() if f"`{n}`" not in reference] == []
+    assert [f.name for f in all_formats() if f"`{f.name}`" not in reference] == []
+    assert [op for op in docs.all_ops() if f"{op.__module__.rpartition('.')[2]}.{op.__name__}]" not in reference] == []
+    for name in cli.names():
+        section = reference.partition(f"### soberano {name}\n")[2].partition("\n### ")[0].partition("\n## ")[0]
+        assert section, f"no section for soberano {name}"
+        assert [flag for flag in flags_of(name) if f"`{flag}" not in section] == []
+
+
+def flags_of(*name: str) -> set[str]:
+    """Every flag of a command and of those below it, read from its own help rather than from the generator's tables."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert cli.main([*name, "--help"]) == 0
+    usage = out.getvalue()
+    below = re.search(r"^  KIND\n((?:    .*\n)+)", usage, re.MULTILINE)
+    kinds = re.findall(r"^    (\w+)", below[1], re.MULTILINE) if below else []
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", usage)) - {"--help"}
+    return flags.union(*(flags_of(*name, kind) for kind in kinds))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
+def test_links_lead_somewhere(page: Path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        where = (page.parent / path) if path else page
+        assert where.exists(), f"{page.name} links to {target}, which is not there"
+        if anchor:
+            heads = re.findall(r"^#+ (.+)$", where.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+            assert anchor in slugs, f"{page.name} links to {target}, and there is no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
+def test_commands_in_the_pages_exist(page: Path):
+    text = page.read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"```(?:sh|console)\n(.*?)```", text, re.DOTALL))
+    used = re.findall(r"(?:^|\s|&& )soberano ([a-z]+)", blocks, re.MULTILINE) + re.findall(r"`soberano ([a-z]+)", text)
+    assert set(used) <= set(cli.names()), f"{page.name} shows commands that do not exist"
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z]+)", text)) <= targets
+
+
+def test_decisions_are_numbered_without_a_gap():
+    numbers = [int(p.name[:4]) for p in sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))]
+    assert numbers == list(range(1, len(numbers) + 1))
