@@ -127,6 +127,7 @@ def serve(
     port: int = 8080,
     *,
     demo: bool = False,
+    name: str | None = None,
     backend: str | None = None,
     context: int | None = None,
     sequences: int = 4,
@@ -141,11 +142,12 @@ def serve(
     """Serve a model, given as a path or already loaded, until SIGINT or SIGTERM; return the exit status of the process.
 
     The port is open while the model loads: /health answers 503 then. The cache has room for `sequences` answers of
-    the full context; up to `max_running` shorter ones share it. `demo` adds a line on what to do first. A second
-    signal ends without grace.
+    the full context; up to `max_running` shorter ones share it. Clients know the model as `name`, or by its own name.
+    `demo` adds a line on what to do first. A second signal ends without grace.
     """
     engine = Engine(
         _loader(model, backend, context, sequences, progress),
+        name=name,
         max_running=max_running,
         max_waiting=max_waiting,
         deadline_s=deadline_s,
@@ -191,9 +193,9 @@ async def _serve(
     try:
         await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
-            name = loading.result().name
+            loading.result()
             address = f"http://{_in_url(host)}:{runner.addresses[0][1]}"
-            say(f"Serving {name} at {address} (chat page; the OpenAI API is under {address}/v1). Ctrl-C stops.")
+            say(f"Serving {engine.name} at {address} (chat page; the OpenAI API is under {address}/v1). Ctrl-C stops.")
             if demo:
                 say(f"Open {address} in a browser and say hello.")
             await stopping

@@ -33,15 +33,19 @@ class Engine:
         self,
         load: Callable[[], Model],
         *,
+        name: str | None = None,
         max_running: int = 8,
         max_waiting: int = 64,
         deadline_s: float = 600.0,
     ) -> None:
-        """`load` makes the model, on the engine's thread. `deadline_s` bounds a request from submission to its end."""
+        """`load` makes the model, on the engine's thread; clients know it as `name`, or by its own name.
+
+        `deadline_s` bounds a request from submission to its end.
+        """
         self.max_running, self.max_waiting, self.deadline_s = max_running, max_waiting, deadline_s
         self.loaded: Future[Model] = Future()  # the model, or why there is none
         self.watchers: list[Watcher] = []
-        self._load = load
+        self._load, self._name = load, name
         self._change = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
@@ -62,6 +66,11 @@ class Engine:
         if self.loaded.exception() is not None:
             raise NotReady(f"the model could not be loaded: {self.loaded.exception()}")
         return self.loaded.result()
+
+    @property
+    def name(self) -> str:
+        """What clients call the model. Raises NotReady while there is none."""
+        return self._name or self.model.name
 
     @property
     def state(self) -> str:

@@ -51,7 +51,7 @@ class _Gauges:
             ("waiting", self.engine.waiting, "Requests in the queue"),
         ):
             gauge = GaugeMetricFamily(f"soberano:num_requests_{name}", text, labels=["model_name"])
-            gauge.add_metric([self.engine.model.name], value)
+            gauge.add_metric([self.engine.name], value)
             yield gauge
 
 
@@ -84,7 +84,7 @@ class Metrics:
 
     def hear(self, job: Job, event: Event) -> None:
         """Count one event. Runs on the engine's thread."""
-        model, now = self.engine.model.name, time.monotonic()
+        model, now = self.engine.name, time.monotonic()
         clock = self._clocks.setdefault(job, _Clock())
         if isinstance(event, Admitted):
             clock.admitted = now
@@ -107,7 +107,7 @@ class Metrics:
             self._end(job, "abort" if isinstance(event.error, Cancelled) else "error", now)
 
     def _end(self, job: Job, reason: str, now: float) -> None:
-        model = self.engine.model.name
+        model = self.engine.name
         self.success.labels(model, reason).inc()
         self.whole.labels(model).observe(now - job.submitted)
         self._clocks.pop(job, None)

@@ -3,13 +3,14 @@
 import asyncio
 import json
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from soberano.models.model import Model
+from soberano.models.options import Options
 from soberano.server import page, protocol, stream
 from soberano.server.answers import ChatForm, Form, TextForm
 from soberano.server.engine import Engine
@@ -30,6 +31,8 @@ class State:
 
 STATE = web.AppKey("state", State)
 routes = web.RouteTableDef()
+SHOWN = ("temperature", "top_k", "top_p", "min_p")
+"""The defaults that the card of a model tells."""
 
 
 @routes.post("/v1/chat/completions")
@@ -37,14 +40,14 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Continue a conversation."""
     state, model = _ready(request)
     asked = protocol.chat(await _json(request), protocol.Limits(model.context, model.tokenizer.size))
-    _check_model(asked, model)
+    _check_model(asked.model, state.engine.name)
     if model.chat is None:
         raise RequestError(
-            f"{model.name} has no chat template; use /v1/completions", "messages", code="no_chat_template"
+            f"{state.engine.name} has no chat template; use /v1/completions", "messages", code="no_chat_template"
         )
     prompt = await asyncio.get_running_loop().run_in_executor(state.text, model.chat_tokens, list(asked.messages))
     form = ChatForm(
-        model.name, model.tokenizer, logprobs=asked.options.logprobs is not None, fingerprint=_fingerprint(model)
+        state.engine.name, model.tokenizer, logprobs=asked.options.logprobs is not None, fingerprint=_fingerprint(model)
     )
     return await _answer(request, asked, [prompt], form)
 
@@ -52,30 +55,29 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 @routes.post("/v1/completions")
 async def completions(request: web.Request) -> web.StreamResponse:
     """Continue a text."""
-    _, model = _ready(request)
+    state, model = _ready(request)
     asked = protocol.completion(await _json(request), protocol.Limits(model.context, model.tokenizer.size))
-    _check_model(asked, model)
+    _check_model(asked.model, state.engine.name)
     shown = [prompt if isinstance(prompt, str) else model.tokenizer.decode(list(prompt)) for prompt in asked.prompts]
     echoes = [shown[i] if asked.echo else "" for i, _ in asked.choices]
     scored = asked.options.logprobs is not None
-    form = TextForm(model.name, model.tokenizer, logprobs=scored, fingerprint=_fingerprint(model), echoes=echoes)
+    form = TextForm(state.engine.name, model.tokenizer, logprobs=scored, fingerprint=_fingerprint(model), echoes=echoes)
     return await _answer(request, asked, list(asked.prompts), form)
 
 
 @routes.get("/v1/models")
 async def models(request: web.Request) -> web.Response:
     """List the one model."""
-    _, model = _ready(request)
-    return web.json_response({"object": "list", "data": [_card(model)]})
+    state, model = _ready(request)
+    return web.json_response({"object": "list", "data": [_card(state.engine.name, model)]})
 
 
 @routes.get("/v1/models/{id:.+}")
 async def model_card(request: web.Request) -> web.Response:
     """Describe a model."""
-    _, model = _ready(request)
-    if request.match_info["id"] != model.name:
-        raise _unknown_model(request.match_info["id"], model)
-    return web.json_response(_card(model))
+    state, model = _ready(request)
+    _check_model(request.match_info["id"], state.engine.name)
+    return web.json_response(_card(state.engine.name, model))
 
 
 @routes.get("/health")
@@ -84,7 +86,7 @@ async def health(request: web.Request) -> web.Response:
     engine = request.app[STATE].engine
     told: dict[str, Any] = {"status": engine.state, "running": engine.running, "waiting": engine.waiting}
     if engine.state == "ready":
-        told |= {"model": engine.model.name, "backend": engine.model.plan.backend}
+        told |= {"model": engine.name, "backend": engine.model.plan.backend}
     return web.json_response(told, status=200 if engine.state == "ready" else 503)
 
 
@@ -127,18 +129,10 @@ async def _json(request: web.Request) -> Any:
         raise RequestError(f"the body is not JSON: {error}", code="invalid_json") from None
 
 
-def _check_model(asked: protocol.Asked, model: Model) -> None:
-    if asked.model is not None and asked.model != model.name:
-        raise _unknown_model(asked.model, model)
-
-
-def _unknown_model(name: str, model: Model) -> RequestError:
-    return RequestError(
-        f"no model is called {name[:200]!r}; this server has {model.name!r}",
-        "model",
-        code="model_not_found",
-        status=404,
-    )
+def _check_model(asked: str | None, name: str) -> None:
+    if asked is not None and asked != name:
+        said = f"no model is called {asked[:200]!r}; this server has {name!r}"
+        raise RequestError(said, "model", code="model_not_found", status=404)
 
 
 async def _answer(request: web.Request, asked: protocol.Asked, prompts: list[Any], form: Form) -> web.StreamResponse:
@@ -154,5 +148,8 @@ def _fingerprint(model: Model) -> str:
     return f"soberano-{model.plan.backend}-{model.plan.isa}"
 
 
-def _card(model: Model) -> dict[str, Any]:
-    return {"id": model.name, "object": "model", "created": 0, "owned_by": "soberano", "context_length": model.context}
+def _card(name: str, model: Model) -> dict[str, Any]:
+    """OpenAI's four fields, and what a client of ours may want to know."""
+    sampling = {field.name: field.default for field in fields(Options) if field.name in SHOWN}
+    more = {"context_length": model.context, "defaults": sampling}
+    return {"id": name, "object": "model", "created": 0, "owned_by": "soberano", **more}

@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from soberano.server.app import make_app
 from soberano.server.engine import Engine
 
-OF_ENGINE = ("max_running", "max_waiting", "deadline_s")
+OF_ENGINE = ("name", "max_running", "max_waiting", "deadline_s")
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 // The chat page: one list of messages, drawn as articles; one answer at a time.
 
-import { ServerError, chat, health } from "./client.js";
+import { ServerError, card, chat, health } from "./client.js";
 import { element, render } from "./markdown.js";
 import { store } from "./store.js";
 
@@ -37,7 +37,10 @@ function article(message, index) {
   const last = index >= messages.length - (mine ? 2 : 1);
   const meta = element("div", { className: "meta" });
   if (answering && index === messages.length - 1) meta.append(element("span", { className: "count" }, ""));
-  else if (mine && last && !answering && messages.findLast((m) => m.role === "user") === message) meta.append(action("edit", "Edit", edit));
+  else if (mine && last) {
+    meta.append(action("edit", "Edit", edit));
+    meta.lastElementChild.disabled = answering !== null; // there, but unseen: nothing jumps when the answer is complete
+  }
   else if (!mine) {
     meta.append(action("copy", "Copy", (event) => copy(event.currentTarget, message.content)));
     if (last) meta.append(action("retry", "Retry", retry));
@@ -209,6 +212,12 @@ function fill() {
   $("key").value = store.key();
 }
 
+async function tellDefaults() {
+  const { defaults, context_length: context } = (await card(store.key()).catch(() => undefined)) ?? {};
+  for (const [name, value] of Object.entries(defaults ?? {})) if (NUMBERS.includes(name)) $(name).placeholder = value;
+  if (context) $("max_tokens").max = context;
+}
+
 function keepSettings() {
   const settings = { system: $("system").value };
   for (const name of NUMBERS) if ($(name).value !== "" && $(name).validity.valid) settings[name] = $(name).valueAsNumber;
@@ -268,6 +277,7 @@ $("cancel-edit").addEventListener("click", keep);
 $("clear").addEventListener("click", clear);
 $("open-settings").addEventListener("click", () => {
   fill();
+  tellDefaults();
   $("settings").showModal();
 });
 $("settings").addEventListener("input", keepSettings);

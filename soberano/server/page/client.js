@@ -27,6 +27,12 @@ export async function health() {
   }
 }
 
+/** The card of the model, {id, context_length, defaults}; undefined where the server does not tell. */
+export async function card(key) {
+  const response = await fetch("/v1/models", { headers: headers(key) });
+  return response.ok ? (await response.json()).data[0] : undefined;
+}
+
 /** Ask for an answer; calls onText(text) for every piece, returns {finish, usage, timings}. Abort with the signal. */
 export async function chat(request, { key, signal, onText }) {
   const response = await fetch("/v1/chat/completions", {

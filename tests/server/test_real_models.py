@@ -1,0 +1,84 @@
+"""The server around real models: a tiny random one always, SmolLM2 where it is."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import soberano
+from tests.models import smollm2_path
+from tests.server.live import serving
+from tests.tiny import write_tiny_llama
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[soberano.Model]:
+    path: Path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+    write_tiny_llama(path)
+    with soberano.load(path, sequences=2) as model:
+        yield model
+
+
+async def post(client: Any, path: str = "/v1/chat/completions", **body: Any) -> dict:
+    hello = {"messages": [{"role": "user", "content": "The quick brown fox"}]} if "chat" in path else {}
+    reply = await client.post(path, json=hello | body)
+    assert reply.status == 200, await reply.text()
+    return await reply.json()
+
+
+async def test_a_seed_gives_the_same_answer_alone_and_among_others(tiny: soberano.Model):
+    wanted = {"seed": 7, "max_tokens": 12, "logprobs": True, "top_logprobs": 2, "ignore_eos": True}
+    async with serving(tiny) as client:
+        alone = await post(client, **wanted)
+        crowd = [post(client, **wanted), *(post(client, seed=i, max_tokens=20, ignore_eos=True) for i in range(3))]
+        among = (await asyncio.gather(*crowd))[0]
+    assert among["choices"] == alone["choices"]
+    assert len(alone["choices"][0]["logprobs"]["content"]) == 12 == alone["usage"]["completion_tokens"]
+
+
+async def test_choices_of_one_request_draw_apart_and_as_their_seeds_say(tiny: soberano.Model):
+    wanted = {"max_tokens": 12, "temperature": 2, "ignore_eos": True}
+    async with serving(tiny) as client:
+        both = await post(client, seed=7, n=2, **wanted)
+        second = await post(client, seed=8, **wanted)
+    texts = [choice["message"]["content"] for choice in both["choices"]]
+    assert texts[0] != texts[1] == second["choices"][0]["message"]["content"]
+
+
+async def test_more_clients_than_pages_are_all_served_and_all_pages_come_back(tiny: soberano.Model):
+    free = tiny.pages.free
+    async with serving(tiny) as client:
+        answers = await asyncio.gather(*(post(client, seed=i, max_tokens=200, ignore_eos=True) for i in range(5)))
+    assert all(answer["choices"][0]["finish_reason"] == "length" for answer in answers)
+    assert tiny.pages.free == free
+
+
+async def test_a_stream_says_what_the_whole_answer_says(tiny: soberano.Model):
+    body = {"prompt": "The quick", "seed": 3, "max_tokens": 20, "ignore_eos": True}
+    async with serving(tiny) as client:
+        whole = (await post(client, "/v1/completions", **body))["choices"][0]["text"]
+        reply = await client.post("/v1/completions", json=body | {"stream": True})
+        chunks = [json.loads(line[6:]) for line in (await reply.text()).split("\n\n") if line.startswith("data: {")]
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole
+
+
+async def test_a_prompt_that_is_too_long_is_refused_with_the_numbers(tiny: soberano.Model):
+    async with serving(tiny) as client:
+        for stream in (False, True):
+            body = {"prompt": [5] * 300, "stream": stream}
+            reply = await client.post("/v1/completions", json=body)
+            error = (await reply.json())["error"]
+            assert (reply.status, error["code"]) == (400, "context_length_exceeded")
+            assert "300" in error["message"] and "256" in error["message"]
+
+
+@pytest.mark.model
+async def test_the_demo_model_answers_sensibly():
+    with soberano.load(smollm2_path(), context=512) as model:
+        async with serving(model, name="demo") as client:
+            asked = [{"role": "user", "content": "What is the capital of France? One sentence."}]
+            answer = await post(client, model="demo", messages=asked, temperature=0, max_tokens=40)
+    assert answer["model"] == "demo" and "Paris" in answer["choices"][0]["message"]["content"]
