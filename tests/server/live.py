@@ -1,6 +1,9 @@
-"""Servers around a model: one to talk to from a coroutine, one that really listens, for clients without asyncio."""
+"""Servers to talk to: one inside a coroutine, one that really listens, and the program as a user starts it."""
 
 import asyncio
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -56,3 +59,19 @@ def live(model: Any, **more: Any) -> Iterator[str]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(5)
         loop.close()
+
+
+@contextmanager
+def program(*arguments: str) -> Iterator[str]:
+    """`soberano serve ARGUMENTS` on a free port, and its address once it is ready. Its progress goes to our stderr."""
+    command = [sys.executable, "-m", "soberano", "serve", *arguments, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            ready = re.search(r"http://\S+?:\d+", server.stdout.readline())
+            if ready is None:
+                raise SystemExit(f"{' '.join(command)} ended with status {server.wait()}")
+            yield ready[0]
+        finally:
+            server.terminate()
+            server.communicate(timeout=30)

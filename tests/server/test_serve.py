@@ -41,7 +41,7 @@ def test_a_signal_lets_the_answer_that_runs_come_to_its_end():
     with process(delay=0.02) as server:
         line = server.stdout.readline()
         address = re.search(r"http://127\.0\.0\.1:\d+", line)
-        assert address and "fake" in line
+        assert address and "fake" in line, server.stderr.read()
         body = b'{"prompt": "hi", "stream": true, "max_tokens": 10}'
         asked = urllib.request.Request(f"{address[0]}/v1/completions", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(asked, timeout=20) as reply:
