@@ -92,7 +92,7 @@ class Engine:
         return len(self._waiting)
 
     def submit(
-        self, jobs: Sequence[tuple[str | Sequence[int], Options, Listener]], deadline_s: float | None = None
+        self, jobs: Sequence[tuple[Sequence[int], Options, Listener]], deadline_s: float | None = None
     ) -> list[Job]:
         """Queue the jobs of one request, all or none. Raises NotReady, Stopping or QueueFull."""
         deadline = time.monotonic() + min(deadline_s or self.deadline_s, self.deadline_s)

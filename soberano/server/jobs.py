@@ -41,7 +41,7 @@ class Job:
     """One generation on its way through the engine. Times are of time.monotonic."""
 
     number: int
-    prompt: str | Sequence[int]
+    prompt: Sequence[int]
     options: Options
     listener: Listener
     deadline: float

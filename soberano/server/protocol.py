@@ -19,6 +19,7 @@ from soberano.server.errors import RequestError
 MAX_CHOICES = 16
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
+MAX_BIASES = 1024
 
 LABELS = ("user", "safety_identifier", "prompt_cache_key")
 """Strings that say who asks. Accepted and not used: no answer depends on them."""
@@ -156,9 +157,13 @@ def completion(body: Any, limits: Limits) -> Asked:
         raise RequestError(
             "echo is true together with logprobs, but prompts are not scored; send one of the two", "echo"
         )
+    prompts = said.prompts(body["prompt"], limits.vocabulary)
+    if len(prompts) * shared["n"] > MAX_CHOICES:
+        asked = f"{len(prompts)} prompts with n = {shared['n']}"
+        raise RequestError(f"n: {asked} are more than {MAX_CHOICES} answers; send several requests", "n")
     budget = _tokens("max_tokens", body.get("max_tokens", 16), limits)  # 16 is OpenAI's default on this route
     options = _options(body, limits, budget, logprobs)
-    return Asked(prompts=said.prompts(body["prompt"], limits.vocabulary), options=options, echo=echo, **shared)
+    return Asked(prompts=prompts, options=options, echo=echo, **shared)
 
 
 def _fields(body: Any, names: tuple[str, ...]) -> dict[str, Any]:
@@ -227,8 +232,11 @@ def _stop(value: Any) -> tuple[str, ...]:
 
 
 def _bias(body: dict[str, Any], limits: Limits) -> tuple[tuple[int, float], ...]:
+    given = checks.mapping("logit_bias", body.get("logit_bias", {}))
+    if len(given) > MAX_BIASES:
+        raise RequestError(f"logit_bias has {len(given)} entries, but may have {MAX_BIASES}", "logit_bias")
     read = []
-    for key, value in checks.mapping("logit_bias", body.get("logit_bias", {})).items():
+    for key, value in given.items():
         if not (key.isascii() and key.isdecimal() and len(key) <= 9 and int(key) < limits.vocabulary):
             raise checks.wrong("logit_bias", key, f"keyed by token ids from 0 to {limits.vocabulary - 1}")
         read.append((int(key), checks.real(f"logit_bias.{key}", value, -100, 100)))

@@ -1,6 +1,7 @@
 """The routes. A handler reads, asks the engine, answers; rules live in protocol, answers, stream and errors."""
 
 import asyncio
+import functools
 import json
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields
@@ -58,11 +59,12 @@ async def completions(request: web.Request) -> web.StreamResponse:
     state, model = _ready(request)
     asked = protocol.completion(await _json(request), protocol.Limits(model.context, model.tokenizer.size))
     _check_model(asked.model, state.engine.name)
-    shown = [prompt if isinstance(prompt, str) else model.tokenizer.decode(list(prompt)) for prompt in asked.prompts]
+    prompts = [await _tokens(state, model, prompt) for prompt in asked.prompts]
+    shown = [p if isinstance(p, str) else model.tokenizer.decode(p, special=True) for p in asked.prompts]
     echoes = [shown[i] if asked.echo else "" for i, _ in asked.choices]
     scored = asked.options.logprobs is not None
     form = TextForm(state.engine.name, model.tokenizer, logprobs=scored, fingerprint=_fingerprint(model), echoes=echoes)
-    return await _answer(request, asked, list(asked.prompts), form)
+    return await _answer(request, asked, prompts, form)
 
 
 @routes.get("/v1/models")
@@ -133,6 +135,14 @@ def _check_model(asked: str | None, name: str) -> None:
     if asked is not None and asked != name:
         said = f"no model is called {asked[:200]!r}; this server has {name!r}"
         raise RequestError(said, "model", code="model_not_found", status=404)
+
+
+async def _tokens(state: State, model: Model, prompt: str | tuple[int, ...]) -> list[int]:
+    """The tokens of a raw prompt, in which special tokens count as such."""
+    if not isinstance(prompt, str):
+        return list(prompt)
+    encode = functools.partial(model.tokenizer.encode, prompt, special=True)
+    return await asyncio.get_running_loop().run_in_executor(state.text, encode)
 
 
 async def _answer(request: web.Request, asked: protocol.Asked, prompts: list[Any], form: Form) -> web.StreamResponse:

@@ -14,7 +14,7 @@ Numbered = tuple[int, Event]
 class Run:
     """`async with Run(engine, jobs) as run`: leaving the block, for any reason, frees the cache pages of the jobs."""
 
-    def __init__(self, engine: Engine, choices: Sequence[tuple[str | Sequence[int], Options]]) -> None:
+    def __init__(self, engine: Engine, choices: Sequence[tuple[Sequence[int], Options]]) -> None:
         self.engine, self.choices = engine, choices
         self._events: asyncio.Queue[Numbered] = asyncio.Queue()
         self._jobs: list[Job] = []

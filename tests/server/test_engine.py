@@ -44,7 +44,7 @@ def begin(model: FakeModel, **more: Any) -> Engine:
 
 def ask(engine: Engine, prompt: str = "hi", **options: Any) -> tuple[Heard, Any]:
     heard = Heard()
-    (job,) = engine.submit([(prompt, Options(**options), heard)])
+    (job,) = engine.submit([(prompt.encode(), Options(**options), heard)])
     return heard, job
 
 
@@ -109,7 +109,7 @@ def test_a_full_queue_refuses_and_says_how_long_it_is():
 def test_jobs_of_one_request_are_queued_all_or_none():
     engine = begin(FakeModel(delay=0.01), max_running=1, max_waiting=2)
     with pytest.raises(QueueFull):
-        engine.submit([("hi", Options(), Heard())] * 4)
+        engine.submit([(b"hi", Options(), Heard())] * 4)
     assert engine.waiting == 0
     engine.stop()
 
@@ -174,7 +174,7 @@ def test_a_listener_that_raises_loses_its_job_and_nobody_elses():
     def deaf(event: Event) -> None:
         raise RuntimeError("Event loop is closed")
 
-    engine.submit([("hi", Options(), deaf)])
+    engine.submit([(b"hi", Options(), deaf)])
     assert ask(engine)[0].last().reason == "stop"
     engine.stop()
     assert model.pages == 4

@@ -64,6 +64,9 @@ function draw() {
 const main = document.querySelector("main");
 const atEnd = () => main.scrollHeight - main.scrollTop - main.clientHeight < 80;
 const toEnd = () => (main.scrollTop = main.scrollHeight);
+let followed = true; // whether the end was in view before the window changed its size (a phone's keyboard does that)
+main.addEventListener("scroll", () => (followed = atEnd()), { passive: true });
+new ResizeObserver(() => followed && toEnd()).observe(main);
 
 function problem(text) {
   $("problem").textContent = text ?? "";

@@ -1,0 +1,81 @@
+"""What no well-behaved client sends: raw bytes, because clients refuse to send them."""
+
+import asyncio
+import gzip
+import time
+
+import pytest
+
+from tests.server.fake import FakeModel
+from tests.server.live import serving
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+BODY = b'{"prompt": "hi", "max_tokens": 1}'
+
+
+async def raw(sent: bytes, seconds: float = 5.0) -> tuple[bytes, FakeModel]:
+    """What comes back for these bytes on a connection of their own, and the model behind the server."""
+    model = FakeModel()
+    async with serving(model) as client:
+        reader, writer = await asyncio.open_connection(client.host, client.port)
+        try:
+            writer.write(sent)
+            await asyncio.wait_for(writer.drain(), seconds)
+            return await asyncio.wait_for(reader.read(65536), seconds), model
+        except ConnectionError:
+            return b"", model  # the server hung up while we were still talking
+        finally:
+            writer.close()
+
+
+async def test_the_harness_sends_a_good_request_well():
+    reply, model = await raw(HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
+    assert reply.startswith(b"HTTP/1.1 200") and len(model.generations) == 1
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        HEAD + b"Host: evil.example\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
+        HEAD + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\n" + BODY,
+        HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + BODY,
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n" + BODY + b"\r\n0\r\n\r\n",
+        HEAD + b"Content-Length: +33\r\n\r\n" + BODY,
+        HEAD + b"X: " + b"x" * 200_000 + b"\r\n\r\n",
+        HEAD + b"X : y\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
+        HEAD + b"X: y\x00\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET /health HTTP/1.0\r\n\r\n",
+        b"GET http://evil.example/health HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 10,
+    ],
+    ids=[
+        "two hosts", "two lengths", "length and chunks", "negative chunk", "signed length", "long header",
+        "space before colon", "nul in header", "no host", "old and no host", "absolute form", "tls",
+    ],
+)  # fmt: skip
+async def test_malformed_requests_reach_no_model(sent: bytes):
+    reply, model = await raw(sent)
+    status = int(reply.split(b" ", 2)[1]) if reply else 400
+    assert 400 <= status < 500 and model.generations == []
+
+
+async def test_endless_trailers_are_cut_off():
+    trailers = b"".join(b"X-%d: %s\r\n" % (i, b"y" * 1000) for i in range(5000))
+    sent = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(BODY) + BODY + b"\r\n0\r\n" + trailers + b"\r\n"
+    reply, model = await raw(sent)
+    assert not reply.startswith(b"HTTP/1.1 200") and model.generations == []
+
+
+async def test_a_zip_bomb_is_refused_quickly():
+    bomb = gzip.compress(b" " * 50_000_000)
+    began = time.monotonic()
+    reply, model = await raw(HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb) + bomb)
+    assert (not reply or reply.split(b" ")[1] in (b"400", b"413", b"415")) and model.generations == []
+    assert time.monotonic() - began < 3
+
+
+async def test_a_number_of_a_million_digits_is_refused_quickly():
+    body = b'{"prompt": "hi", "seed": ' + b"9" * 1_000_000 + b"}"
+    reply, model = await raw(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    assert reply.startswith(b"HTTP/1.1 400") and model.generations == []
