@@ -42,8 +42,8 @@ class Home:
 
     def put(self, array: Array, index: tuple[Array, ...], values: Array) -> Array:
         """Write values at an advanced index, dropping indices past the end. Consumes `array`: use what it returns."""
-        inside = np.True_
-        for axis, i in enumerate(index):
+        inside = index[0] < array.shape[0]
+        for axis, i in enumerate(index[1:], 1):
             inside = inside & (i < array.shape[axis])
         kept = self.xp.broadcast_to(inside, index[0].shape)
         array[tuple(i[inside] for i in self.xp.broadcast_arrays(*index))] = values[kept]
@@ -80,6 +80,10 @@ class Home:
         """The function `name` in the file beside `module` that serves this home: ops/norm.py -> ops/norm_<home>.py."""
         beside = f"{module}_{self.name}"
         return getattr(import_module(beside), name, None) if find_spec(beside) else None
+
+    def platform(self) -> str:
+        """What kind of device computes: cpu, gpu or tpu."""
+        return "cpu"
 
     def devices(self) -> list[str]:
         """The devices of this home, in words."""

@@ -1,7 +1,5 @@
 """The CuPy home: arrays on an NVIDIA GPU. Every op's meaning runs here; kernels come beside the ops as *_cupy.py."""
 
-from typing import Any
-
 import cupy
 import numpy as np
 
@@ -21,8 +19,8 @@ class CupyHome(Home):
     def synchronize(self, array: Array) -> None:
         cupy.cuda.get_current_stream().synchronize()
 
-    def switch(self, index: Any, branches: Any, *args: Any) -> Any:
-        return branches[int(index)](*args)
+    def platform(self) -> str:
+        return "gpu"
 
     def devices(self) -> list[str]:
         count = cupy.cuda.runtime.getDeviceCount()
