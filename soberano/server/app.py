@@ -19,7 +19,7 @@ from soberano.core.errors import SoberanoError
 from soberano.core.progress import Progress, silent
 from soberano.models.model import Model, load
 from soberano.server.engine import Engine
-from soberano.server.errors import REQUEST_ID, RequestError, response_to
+from soberano.server.errors import REQUEST_ID, RequestError, Stopping, response_to
 from soberano.server.metrics import Metrics
 from soberano.server.routes import OPEN, STATE, State, routes
 
@@ -121,6 +121,10 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
+def _say(line: str) -> None:
+    print(line, flush=True)  # whoever reads the address from a pipe waits for it
+
+
 def serve(
     model: str | Path | Model,
     host: str = "127.0.0.1",
@@ -137,7 +141,7 @@ def serve(
     deadline_s: float = 600.0,
     grace_s: float = 10.0,
     progress: Progress = silent,
-    say: Callable[[str], Any] = print,
+    say: Callable[[str], Any] = _say,
 ) -> int:
     """Serve a model, given as a path or already loaded, until SIGINT or SIGTERM; return the exit status of the process.
 
@@ -145,8 +149,14 @@ def serve(
     the full context; up to `max_running` shorter ones share it. Clients know the model as `name`, or by its own name.
     `demo` adds a line on what to do first. A second signal ends without grace.
     """
+
+    def watched(label: str, done: int, total: int | None, unit: str) -> None:
+        if engine.state == "stopping":
+            raise Stopping("stopped while the model was loading")
+        progress(label, done, total, unit)
+
     engine = Engine(
-        _loader(model, backend, context, sequences, progress),
+        _loader(model, backend, context, sequences, watched),
         name=name,
         max_running=max_running,
         max_waiting=max_waiting,
@@ -189,6 +199,7 @@ async def _serve(
     _on_signals(stop, engine)
     engine.start()
     loading: asyncio.Future[Model] = asyncio.wrap_future(engine.loaded)
+    loading.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # seen, even if nobody waits for it
     stopping: asyncio.Future[Any] = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)

@@ -24,6 +24,8 @@ from soberano.server.errors import Cancelled, DeadlineError, NotReady, QueueFull
 from soberano.server.jobs import Admitted, Event, Failed, Finished, Job, Listener, Watcher
 
 log = logging.getLogger("soberano.server")
+PATIENCE_S = 30.0
+"""How long a stop waits for the step, or the part of a load, that cannot be interrupted."""
 
 
 class Engine:
@@ -122,9 +124,7 @@ class Engine:
             self._stop_at = stop_at if self._stop_at is None else min(self._stop_at, stop_at)
             self._change.notify()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(
-                grace_s + 30.0 if self.loaded.done() else 0.5
-            )  # a load cannot be interrupted; the thread is a daemon
+            self._thread.join(grace_s + PATIENCE_S)
 
     def hurry(self) -> None:
         """Cut the grace of a stop short."""

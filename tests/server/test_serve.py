@@ -22,10 +22,22 @@ sys.exit(status)
 """
 
 
+LOADING = """
+import itertools, sys, time
+from soberano.server import app
+def load(path, progress, **options):
+    for done in itertools.count():
+        progress("load", done, None, "B")
+        time.sleep(0.01)
+app.load = load
+sys.exit(app.serve("endless.gguf", port=0, progress=lambda *told: print(*told, flush=True)))
+"""
+
+
 @contextmanager
-def process(port: int = 0, delay: float = 0.0) -> Iterator[subprocess.Popen]:
+def process(port: int = 0, delay: float = 0.0, program: str = PROGRAM) -> Iterator[subprocess.Popen]:
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(port=port, delay=delay)],
+        [sys.executable, "-c", program.format(port=port, delay=delay)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -50,6 +62,15 @@ def test_a_signal_lets_the_answer_that_runs_come_to_its_end():
             assert reply.read().endswith(b"data: [DONE]\n\n")
         out, errors = server.communicate(timeout=20)
         assert (server.returncode, out, errors) == (0, "closed\n", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
+def test_a_signal_while_the_model_loads_ends_the_load():
+    with process(program=LOADING) as server:
+        assert server.stdout.readline().startswith("load"), server.stderr.read()
+        server.send_signal(signal.SIGINT)
+        _, errors = server.communicate(timeout=20)
+    assert (server.returncode, errors) == (0, "")
 
 
 def test_a_port_that_is_taken_is_one_clear_line():
