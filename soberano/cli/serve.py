@@ -1,6 +1,7 @@
 """`soberano serve MODEL`: the OpenAI-compatible server and its chat page."""
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
             context=args.context,
             api_key=key,
             progress=show,
+            say=functools.partial(print, flush=True),  # whoever reads the address from a pipe waits for it
         )
 
 
