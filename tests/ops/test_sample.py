@@ -1,18 +1,19 @@
 """Sampling: which tokens may be drawn, how often each is, and that nobody else's request matters."""
 
 import functools
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from soberano.backends.base import Home
 from soberano.core.errors import ShapeError
 from soberano.ops.random import seed_words
-from soberano.ops.sample import CANDIDATES, Sampling, greedy, kept, penalise, sample
+from soberano.ops.sample import CANDIDATES, Sampling, _keep_of_best, _wanted, greedy, kept, penalise, sample
+from soberano.ops.topk import top_k as best
 from tests.cases import SMOLLM2_135M
 
 V = 300
@@ -66,15 +67,19 @@ def oracle(logits: np.ndarray, temperature: float, top_k: int, top_p: float, min
     if temperature == 0:
         return np.eye(len(x))[order[0]], 1.0
     p = np.where(alive, np.exp((x - x.max()) / temperature), 0)
-    return p / p.sum(), float(np.abs(share - top_p).min())
+    return p / p.sum(), float(np.abs(share - top_p).min()) if top_p < 1 else 1.0
 
 
-# Values on a grid: ties are common, and no logit lies within rounding of a min_p cut of 0.1.
-LOGITS = arrays(
-    np.float32,
-    (V,),
-    elements=st.one_of(st.integers(-40, 40).map(lambda i: i / 8), st.just(-np.inf)),
-    fill=st.just(-1.0),
+def some_logits(seed: int, spread: float, banned: float) -> np.ndarray:
+    """On a grid of 1/8, so that ties are common and no logit lies within rounding of the cut of a min_p of 0.1."""
+    rng = np.random.default_rng(seed)
+    x = (rng.normal(size=V) * spread * 8).round() / 8
+    return np.where(rng.random(V) < banned, -np.inf, x).astype(np.float32)
+
+
+# From nearly flat to one token that outweighs all others 2**40 times; from free to a grammar that allows a few tokens.
+LOGITS = st.builds(
+    some_logits, st.integers(0, 2**32), st.sampled_from([0.1, 0.5, 2.0, 10.0]), st.sampled_from([0.0, 0.5, 0.98, 1.0])
 )
 
 
@@ -89,6 +94,22 @@ def test_kept_is_what_sorting_keeps(home: Home, x: np.ndarray, top_k: int, top_p
     p, near = oracle(x, 1.0, top_k, top_p, min_p)
     assume(near > 1e-4)  # fixed point of 28 bits rounds each of 300 weights by at most 2e-9 of the best
     assert (run(home, kept, x[None], params((1.0, top_k, top_p, min_p)))[0] == (p > 0)).all()
+
+
+def test_both_ways_keep_the_same() -> None:
+    """Where the sorted best say that they are complete, bisection over all logits keeps exactly the same tokens."""
+    shares = [0.3, 0.6, 0.9, 1.0]
+    completed = 0
+    for spread, banned in product([0.1, 0.5, 2.0, 10.0], [0.0, 0.6]):
+        rows = list(product([1.0], [0, 40, CANDIDATES - 1, CANDIDATES, CANDIDATES + 1, 200], shares, [0.0, 0.05]))
+        x = np.stack([some_logits(seed, spread, banned) for seed in range(len(rows))])
+        values, ids = best(x, CANDIDATES)
+        keep, complete = _keep_of_best(x, values, _wanted(x, params(*rows)))
+        expected = kept(x, params(*rows))
+        for i in np.flatnonzero(complete):
+            assert sorted(ids[i, keep[i] & (values[i] > -np.inf)]) == np.flatnonzero(expected[i]).tolist(), rows[i]
+        completed += int(complete.sum())
+    assert completed > 100
 
 
 @given(x=LOGITS, row=st.sampled_from(ROWS), seed=st.integers(0, 2**63))
@@ -145,6 +166,7 @@ def test_temperature_zero_is_greedy(home: Home) -> None:
     arguments = x, params((0.0, 0, 1.0, 0.0), (0.0, 5, 0.5, 0.5)), seeds(2), np.zeros(2, np.int32)
     assert run(home, sample, *arguments).tolist() == [7, 0]
     assert run(home, greedy, x).tolist() == [7, 0]
+    assert run(home, kept, *arguments[:2]).sum(-1).tolist() == [2, V]
 
 
 def test_poison_is_never_drawn(home: Home) -> None:
