@@ -54,11 +54,17 @@ bench: $(VENV)/.base
 	$(BIN)/soberano bench llm smollm2
 
 # Long proofs that anyone can run again: make evidence TOPIC=name
-evidence: setup
-	@test -n "$(TOPIC)" || { echo "topics: $(basename $(notdir $(wildcard scripts/evidence/*.py scripts/evidence/*.sh)))"; exit 0; }; \
-	if [ -f scripts/evidence/$(TOPIC).py ]; then $(BIN)/python scripts/evidence/$(TOPIC).py; \
-	elif [ -f scripts/evidence/$(TOPIC).sh ]; then PATH="$(abspath $(BIN)):$$PATH" sh scripts/evidence/$(TOPIC).sh; \
-	else echo "no topic $(TOPIC); there are: $(basename $(notdir $(wildcard scripts/evidence/*.py scripts/evidence/*.sh)))"; exit 1; fi
+TOPICS := $(sort $(basename $(notdir $(wildcard scripts/evidence/*.py scripts/evidence/*.sh))))
+evidence: $(if $(TOPIC),setup)
+ifeq ($(TOPIC),)
+	@echo "make evidence TOPIC=..., one of: $(TOPICS)"
+else ifneq ($(wildcard scripts/evidence/$(TOPIC).py),)
+	$(BIN)/python scripts/evidence/$(TOPIC).py
+else ifneq ($(wildcard scripts/evidence/$(TOPIC).sh),)
+	PATH="$(abspath $(BIN)):$$PATH" sh scripts/evidence/$(TOPIC).sh
+else
+	@echo "no topic is called $(TOPIC); there are: $(TOPICS)"; exit 1
+endif
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
