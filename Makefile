@@ -1,11 +1,12 @@
 # make demo: talk to a real model.  make test: test everything.  Both work again without a network once they have run.
-# PYTHON=... picks the interpreter (3.11 to 3.13), VENV=... the environment, TOPIC=... the evidence to run again.
+# PYTHON=... picks the interpreter (3.11 to 3.13), VENV=... the environment, PORT=... where the demo listens.
 
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 BIN := $(VENV)/bin
 JOBS ?= 2
+PORT ?= 8080
 
 .PHONY: help setup demo test check fix docs evidence bench clean
 
@@ -18,18 +19,20 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make virtual environments; on Debian: apt install python3-venv"; rm -rf $(VENV); exit 1; }
 
 $(VENV)/.base: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	@echo "installing into $(VENV): a minute or two, once"
+	@$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@echo "installing into $(VENV): a minute or two, once"
+	@$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $(VENV)/.base $@
 
 setup: $(VENV)/.test
 
 demo: $(VENV)/.base
 	$(BIN)/soberano pull smollm2
-	$(BIN)/soberano serve smollm2 --demo
+	$(BIN)/soberano serve smollm2 --demo --port $(PORT)
 
 test: setup
 	@$(BIN)/soberano pull smollm2 || echo "no demo model: the tests that need it will skip"
