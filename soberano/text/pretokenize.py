@@ -41,6 +41,17 @@ MINICPM5 = (
     r"\p{N}{1,3}",
     rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}",
 )
+# Tekken (Mistral Nemo): a word ends where capitals begin again. Letters outside a to z and A to Z count as both cases,
+# as in llama.cpp; the own pattern of the model knows the case of every letter.
+_UPPER, _LOWER = r"[\p{L}&&[^a-z]]", r"[\p{L}&&[^A-Z]]"
+_BEFORE = r"[^\r\n\p{L}\p{N}]?"
+_REST = rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
+TEKKEN = (rf"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\p{{N}}|{_REST}",)
+# GPT-4o (tiktoken o200k): as Tekken, with contractions at the end of words and up to three digits.
+GPT4O = (
+    rf"{_BEFORE}{_UPPER}*{_LOWER}+(?:{_CONTRACTION})?|{_BEFORE}{_UPPER}+{_LOWER}*(?:{_CONTRACTION})?"
+    rf"|\p{{N}}{{1,3}}|{_REST}",
+)
 # Falcon (tiiuae/falcon-7b tokenizer.json): signs, then GPT-2, then digits by three from the left.
 FALCON = (r"[\p{P}$+<=>^~|`]+", *GPT2, "[0-9][0-9][0-9]")
 # What llama.cpp takes for a file that names no pre-tokenizer.
@@ -78,6 +89,8 @@ _FAMILIES = {
     "qwen2 stablelm2 deepseek-r1-qwen kormo hunyuan megrez solar-open grok-2": Split(QWEN2),
     "bailingmoe bailingmoe2 llada-moe": Split(QWEN2),
     "qwen35": Split(QWEN35),
+    "tekken": Split(TEKKEN, whole_words=True, add_bos=True),
+    "gpt-4o llama4 kanana2 talkie minimax-m2": Split(GPT4O),
     "ufakzeka": Split(UFAKZEKA),
     "seed-coder": Split(SEED_CODER),
     "minicpm5": Split(MINICPM5, whole_words=True),

@@ -12,7 +12,7 @@ from tests.text.strings import CUTS, HARD, pair_metadata
 
 HERE = Path(__file__).parent
 FAMILIES = """
-    default gpt-2 smollm llama-bpe dbrx glm4 qwen2 qwen35 ufakzeka seed-coder minicpm5 falcon
+    default gpt-2 smollm llama-bpe dbrx glm4 qwen2 qwen35 ufakzeka seed-coder minicpm5 tekken gpt-4o falcon
     deepseek-coder deepseek-v3 bloom viking
 """.split()  # noqa: SIM905  a table of names
 

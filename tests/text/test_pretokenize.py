@@ -32,5 +32,5 @@ def test_the_golden_ids_tell_families_apart():
 
 
 def test_an_unknown_name_is_named_with_the_known_ones():
-    with pytest.raises(UnsupportedModel, match=r"'tekken'.*known are .*llama-bpe.*smollm"):
-        split_named("tekken")
+    with pytest.raises(UnsupportedModel, match=r"'superbpe'.*known are .*llama-bpe.*smollm"):
+        split_named("superbpe")
