@@ -23,7 +23,7 @@ HOMES = ("numpy", "jax", "cupy")
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("default", deadline=None, max_examples=25, suppress_health_check=_SLOW)
-settings.register_profile("ci", deadline=None, max_examples=50, suppress_health_check=_SLOW, derandomize=True)
+settings.register_profile("ci", deadline=None, max_examples=25, suppress_health_check=_SLOW, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
