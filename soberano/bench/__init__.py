@@ -1,0 +1,1 @@
+"""Cases, runners and peers: what `soberano bench` runs."""

@@ -1,0 +1,164 @@
+"""How fast a model loads, reads a prompt and writes tokens here; beside a peer on the same file, in turns, in one run."""
+
+import resource
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from soberano.bench.peers import Peer
+from soberano.bench.rows import Row, append, row
+from soberano.bench.score import sample_text
+from soberano.core.progress import Progress, silent
+from soberano.core.units import bytes_text
+from soberano.models.model import Model, load
+from soberano.models.options import Options
+
+
+@dataclass
+class LlmResult:
+    """Medians over the runs; the rows as they go into benchmarks/results."""
+
+    model: str
+    plan: str
+    prompt_tokens: int
+    new_tokens: int
+    repeat: int
+    prefill_tps: float
+    decode_tps: float
+    load_s: float
+    first_token_s: float
+    peak_rss_bytes: int
+    peer: dict[str, Any] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers by name."""
+        return {k: v for k, v in self.__dict__.items() if k != "rows"}
+
+    def to_text(self) -> str:
+        """A table for a person."""
+        lines = [
+            f"{self.model}: {self.plan}",
+            f"{'':24}{'soberano':>12}" + (f"{self.peer['name']:>14}{'ratio':>9}" if self.peer else ""),
+        ]
+        for case, ours, key in (
+            (f"prefill {self.prompt_tokens} tok/s", self.prefill_tps, "prefill_tps"),
+            (f"decode {self.new_tokens} tok/s", self.decode_tps, "decode_tps"),
+        ):
+            line = f"{case:24}{ours:12.1f}"
+            if self.peer:
+                line += f"{self.peer[key]:14.1f}{ours / self.peer[key]:8.2f}x"
+            lines.append(line)
+        lines.append(f"{'load':24}{self.load_s:10.2f} s" + (f"{self.peer['load_s']:12.2f} s" if self.peer else ""))
+        lines.append(f"{'first token after load':24}{self.first_token_s:10.2f} s")
+        peak = f"{bytes_text(self.peer['peak_rss_bytes']):>14}" if self.peer else ""
+        lines.append(f"{'peak memory':24}{bytes_text(self.peak_rss_bytes):>12}{peak}")
+        if self.peer:
+            lines += [f"{self.peer['name']} {self.peer['version']}: {self.peer['system']}"]
+        return "\n".join(lines)
+
+
+def run(
+    path: Path,
+    *,
+    backend: str | None = None,
+    context: int | None = None,
+    prompt_tokens: int = 512,
+    new_tokens: int = 128,
+    repeat: int = 3,
+    against: str | None = None,
+    peer_python: str | None = None,
+    results: Path | None = None,
+    progress: Progress = silent,
+) -> LlmResult:
+    """Measure a model. With `against`, a peer takes turns with ours; `results` is a folder that gets the rows.
+
+    Raises InputError when the peer is unknown, or cannot be imported by `peer_python` (this Python if None).
+    """
+    started = time.perf_counter()
+    with load(path, backend=backend, context=context or prompt_tokens + new_tokens + 64, progress=progress) as model:
+        load_s = time.perf_counter() - started
+        prompt = model.tokenizer.encode(sample_text()[: 40 * prompt_tokens])[:prompt_tokens]
+        first = _once(model, prompt[:16], 1)["prefill_s"]
+        peer = Peer(against, path, model.plan.threads, model.context, peer_python) if against else None
+        try:
+            ours, theirs = _interleaved(model, peer, prompt, new_tokens, repeat, progress)
+            found = LlmResult(
+                model=path.name,
+                plan=f"{model.plan.backend}, {model.plan.isa}, {model.plan.threads} threads",
+                prompt_tokens=len(prompt),
+                new_tokens=new_tokens,
+                repeat=repeat,
+                prefill_tps=len(prompt) / _median(ours, "prefill_s"),
+                decode_tps=new_tokens / _median(ours, "decode_s"),
+                load_s=load_s,
+                first_token_s=first,
+                peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                * (1 if sys.platform == "darwin" else 1024),
+            )
+            if peer:
+                found.peer = (
+                    peer.info
+                    | peer.ask(do="memory")
+                    | {
+                        "name": against,
+                        "prefill_tps": len(prompt) / _median(theirs, "prefill_s"),
+                        "decode_tps": new_tokens / _median(theirs, "decode_s"),
+                    }
+                )
+                name = f"{against} {peer.info['version']}" + (" AMX" if "AMX_INT8 = 1" in peer.info["system"] else "")
+                stem = path.stem
+                found.rows = [
+                    row(
+                        model.plan.backend,
+                        f"{stem} prefill {len(prompt)}",
+                        found.prefill_tps,
+                        "tok/s",
+                        found.peer["prefill_tps"],
+                        name,
+                    ),
+                    row(
+                        model.plan.backend,
+                        f"{stem} decode {new_tokens}",
+                        found.decode_tps,
+                        "tok/s",
+                        found.peer["decode_tps"],
+                        name,
+                    ),
+                ]
+                if results:
+                    append(found.rows, results)
+        finally:
+            if peer:
+                peer.close()
+    return found
+
+
+def _interleaved(
+    model: Model, peer: Peer | None, prompt: list[int], new: int, repeat: int, progress: Progress
+) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """Runs in turns, after one of each that does not count."""
+    ours, theirs = [], []
+    for i in range(repeat + 1):
+        mine = _once(model, prompt, new)
+        yours = peer.ask(do="time", prompt=prompt, new=new) if peer else {}
+        if i:
+            ours.append(mine)
+            theirs.append(yours)
+        progress("measure", i, repeat, "runs")
+    return ours, theirs
+
+
+def _once(model: Model, prompt: list[int], new: int) -> dict[str, float]:
+    """The prompt, then `new` greedy tokens one by one, drawn and read back: what a user waits for."""
+    generation = model.start(prompt, Options(temperature=0, max_tokens=new + 1, ignore_eos=True))
+    for _ in generation:
+        pass
+    return {"prefill_s": generation.timings["prefill_s"], "decode_s": generation.timings.get("decode_s", 0.0)}
+
+
+def _median(runs: list[dict[str, float]], key: str) -> float:
+    return statistics.median(run[key] for run in runs)

@@ -1,0 +1,163 @@
+"""How fast each kernel is, as a share of what this machine's memory or arithmetic allows, measured in the same run."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from soberano.backends.choose import choose
+from soberano.backends.homes import home
+from soberano.backends.plan import Plan, using
+from soberano.core.progress import Progress, silent
+from soberano.ops.attention import attention
+from soberano.ops.linear import linear
+from soberano.ops.norm import rms_norm
+from soberano.ops.sample import Sampling, greedy, sample
+from soberano.quant import tiles
+from soberano.quant.blocks import format_named
+from soberano.quant.tensor import QTensor
+
+SECONDS = 0.2
+"""How long each case is measured."""
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """One case: its time, and what it moved and computed in it."""
+
+    name: str
+    seconds: float
+    moved: int  # bytes
+    flops: float
+
+    @property
+    def rate(self) -> str:
+        """Bytes or operations per second, whichever the case is about."""
+        return f"{self.moved / self.seconds / 1e9:8.1f} GB/s {self.flops / self.seconds / 1e9:9.1f} GFLOP/s"
+
+
+@dataclass
+class OpsResult:
+    """All cases, and what the machine can do."""
+
+    plan: Plan
+    read_gbs: float
+    cases: list[OpCase]
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers by name."""
+        return {
+            "backend": self.plan.backend,
+            "isa": self.plan.isa,
+            "threads": self.plan.threads,
+            "read_gbs": self.read_gbs,
+            "cases": [{"name": c.name, "seconds": c.seconds, "bytes": c.moved, "flops": c.flops} for c in self.cases],
+        }
+
+    def to_text(self) -> str:
+        """A table for a person."""
+        p = self.plan
+        lines = [f"{p.backend}, {p.isa}, {p.threads} threads; one thread reads memory at {self.read_gbs:.1f} GB/s"]
+        for c in self.cases:
+            share = c.moved / c.seconds / 1e9 / self.read_gbs
+            lines.append(f"{c.name:34} {c.seconds * 1e6:10.1f} us {c.rate} {share:7.0%} of memory")
+        return "\n".join(lines)
+
+
+def run(*, backend: str | None = None, only: str | None = None, progress: Progress = silent) -> OpsResult:
+    """Time the ops of a token on real shapes; `only` keeps the cases whose name holds it."""
+    plan = choose(backend, progress=progress)
+    cases = {name: case for name, case in _cases(plan).items() if only is None or only in name}
+    found = []
+    for i, (name, make) in enumerate(cases.items()):
+        progress("measure", i, len(cases), "cases")
+        call, moved, flops = make()
+        found.append(OpCase(name, _time(call), moved, flops))
+    return OpsResult(plan, _read_speed(), found)
+
+
+def _time(call: Callable[[], None]) -> float:
+    call()
+    times: list[float] = []
+    end = time.perf_counter() + SECONDS
+    while time.perf_counter() < end or len(times) < 3:
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def _read_speed() -> float:
+    """GB/s at which one thread sums 256 MB: the floor of what kernels may reach; caches and threads can do better."""
+    data = np.ones(2**25, np.float64)
+    return data.nbytes / _time(lambda: data.sum()) / 1e9
+
+
+Made = tuple[Callable[[], None], int, float]
+
+
+def _cases(plan: Plan) -> dict[str, Callable[[], Made]]:
+    here, rng = home(plan.home), np.random.default_rng(0)
+
+    def compiled(function: Callable[..., Any], *args: Any) -> Callable[[], None]:
+        def traced(*args: Any) -> Any:
+            with using(plan):
+                return function(*args)
+
+        fast = here.compile(traced)
+        return lambda: here.synchronize(fast(*args))
+
+    def product(name: str, outputs: int, inputs: int, tokens: int) -> Made:
+        kind = format_named(name)
+        raw = rng.integers(0, 60, (outputs, kind.row_bytes(inputs)), dtype=np.uint8)
+        form = "tiles" if plan.native else "blocks"
+        data = here.asarray(tiles.pack(kind, raw) if plan.native else raw)
+        weight = QTensor(data, None, (outputs, inputs), name, form)  # type: ignore[arg-type]
+        x = here.asarray(rng.normal(size=(tokens, inputs)).astype(np.float32))
+        return compiled(linear, weight, x), int(data.nbytes), 2.0 * outputs * inputs * tokens
+
+    def attend(tokens: int, context: int) -> Made:
+        shape, dtype = (1, context // 32, 3, 64, 32), np.float16 if plan.native else np.float32
+        k = here.asarray(rng.normal(size=shape).astype(dtype))
+        v = here.asarray(rng.normal(size=(*shape[:3], 32, 64)).astype(dtype))
+        q = here.asarray(rng.normal(size=(1, tokens, 9, 64)).astype(np.float32))
+        where = here.asarray(np.arange(context - tokens, context, dtype=np.int32)[None])
+        table = here.asarray(np.arange(context // 32, dtype=np.int32)[None])
+        layer = here.asarray(np.int32(0))
+        return (
+            compiled(attention, q, k, v, where, table, layer),
+            int(k.nbytes + v.nbytes),
+            4.0 * 9 * 64 * tokens * context,
+        )
+
+    def norm(rows: int) -> Made:
+        x = here.asarray(rng.normal(size=(rows, 576)).astype(np.float32))
+        weight = here.asarray(np.ones(576, np.float32))
+        return compiled(lambda x, w: rms_norm(x, w, eps=1e-5), x, weight), 8 * rows * 576, 4.0 * rows * 576
+
+    def draw(temperature: float) -> Made:
+        logits = here.asarray(rng.normal(size=(1, 49152)).astype(np.float32))
+        row = [
+            here.asarray(np.array([v], k))
+            for v, k in ((temperature, np.float32), (40, np.int32), (0.95, np.float32), (0.05, np.float32))
+        ]
+        seed, position = here.asarray(np.zeros((1, 2), np.uint32)), here.asarray(np.zeros(1, np.int32))
+        if temperature == 0:
+            return compiled(greedy, logits), 4 * 49152, 49152.0
+        return compiled(sample, logits, Sampling(*row), seed, position), 4 * 49152, 49152.0
+
+    cases: dict[str, Callable[[], Made]] = {}
+    for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"):
+        cases[f"linear {name} 2048x2048, 1 token"] = partial(product, name, 2048, 2048, 1)
+        cases[f"linear {name} 2048x2048, 256 tokens"] = partial(product, name, 2048, 2048, 256)
+    for tokens, context in ((1, 512), (1, 4096), (256, 512)):
+        cases[f"attention 9/3x64, {tokens} at {context}"] = partial(attend, tokens, context)
+    cases["rms_norm 576, 1 row"] = partial(norm, 1)
+    cases["rms_norm 576, 256 rows"] = partial(norm, 256)
+    cases["greedy 49152"] = partial(draw, 0)
+    cases["sample 49152"] = partial(draw, 0.8)
+    return cases

@@ -1,0 +1,72 @@
+"""Teacher-forced logits of a model, and how far two sets of them are apart."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from soberano.core.progress import Progress, silent
+from soberano.models.cache import PAGE
+from soberano.models.model import Model
+from soberano.ops.loss import kl_divergence
+
+
+def sample_text() -> str:
+    """Ordinary English prose that is on every machine: what Python's own help says of its topics."""
+    from pydoc_data.topics import topics
+
+    return "\n\n".join(topics[name] for name in sorted(topics))
+
+
+def logits(
+    model: Model, tokens: Sequence[int], *, single: bool = False, progress: Progress = silent
+) -> Iterator[np.ndarray]:
+    """Yield float32 (n, V): the logits after each token, given all before it.
+
+    `single` feeds one token at a time, as decode does.
+    """
+    pages, programs = model.pages.take(len(tokens)), model.programs
+    send = model.home.asarray
+    try:
+        done = 0
+        while done < len(tokens):
+            count, size = (1, 1) if single else programs.chunk(len(tokens) - done)
+            ids, positions = np.zeros((1, size), np.int32), np.full((1, size), -1, np.int32)
+            ids[0, :count], positions[0, :count] = tokens[done : done + count], np.arange(done, done + count)
+            table = programs.table(pages, done + count, -(-model.context // PAGE))
+            out = model.forward(send(ids), send(positions), send(table), send(np.zeros(1, np.int32)), every=True)
+            done += count
+            yield model.home.to_numpy(out)[0, :count]
+            progress(f"{model.plan.backend} {'decode' if single else 'prefill'}", done, len(tokens), "tokens")
+    finally:
+        model.pages.give_back(pages)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far logits are from a reference, over some tokens."""
+
+    tokens: int
+    kl_mean: float
+    kl_max: float
+    agreement: float  # share of tokens whose best token is the same
+    gap_p99: float  # where it is not: by how much the reference prefers its own, 99th percentile
+
+    def to_json(self) -> dict[str, float]:
+        """The fields by name."""
+        return asdict(self)
+
+
+def distance(reference: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Distance:
+    """Compare logits, chunk by chunk, each (n, V). The divergence is KL(reference || other), in nats."""
+    divergences, agreements, gaps = [], [], []
+    for expected, actual in zip(reference, others, strict=True):
+        expected, actual = expected.astype(np.float64), actual.astype(np.float64)
+        divergences.append(kl_divergence(expected, actual))
+        best, theirs = expected.argmax(-1), actual.argmax(-1)
+        agreements.append(best == theirs)
+        rows = np.flatnonzero(best != theirs)
+        gaps.append(expected[rows, best[rows]] - expected[rows, theirs[rows]])
+    kl, same, gap = np.concatenate(divergences), np.concatenate(agreements), np.concatenate(gaps)
+    p99 = float(np.percentile(gap, 99)) if len(gap) else 0.0
+    return Distance(len(kl), float(kl.mean()), float(kl.max()), float(same.mean()), p99)

@@ -1,0 +1,149 @@
+"""linear and embed: every kind of weight against float64, and the kernels' promise of equal bits."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from soberano.backends import native
+from soberano.backends.base import Home
+from soberano.backends.homes import home as home_named
+from soberano.core.errors import ShapeError
+from soberano.ops.linear import embed, linear, product
+from soberano.quant import tiles
+from soberano.quant.blocks import BlockFormat
+from soberano.quant.tensor import Choice, QTensor
+from tests.quant.test_tiles import PACKED, random_blocks
+from tests.tolerance import assert_close, assert_gradient
+
+needs_native = pytest.mark.skipif(not native.state()[0], reason=native.state()[1])
+
+
+def weight_of(kind: type[BlockFormat], form: str, raw: np.ndarray, home: Home) -> QTensor:
+    shape = (raw.shape[0], kind.row_weights(raw.shape[1]))
+    data = raw if form == "blocks" else tiles.pack(kind, raw)
+    return QTensor(home.asarray(data), None, shape, kind.name, form)  # type: ignore[arg-type]
+
+
+def rounded(x: np.ndarray) -> np.ndarray:
+    """What the kernel makes of activations: per 32, whole numbers up to 127 * 128 times a scale. float64."""
+    groups = x.reshape(*x.shape[:-1], -1, 32)
+    top, whole = np.abs(groups).max(-1, keepdims=True), np.float32(127 * 128)
+    codes = np.round(groups * np.where(top > 0, whole / np.where(top > 0, top, 1), 0).astype(np.float32))
+    return (codes.astype(np.float64) * (top / whole).astype(np.float64)).reshape(x.shape)
+
+
+@pytest.mark.parametrize("kind", PACKED, ids=lambda k: k.name)
+@pytest.mark.parametrize("form", ["blocks", "tiles"])
+def test_the_meaning(kind: type[BlockFormat], form: str, home: Home, rng: np.random.Generator) -> None:
+    raw, x = random_blocks(kind, 37, 512, rng), rng.normal(size=(2, 3, 512)).astype(np.float32)
+    dense = kind.dequantize(home_named("numpy"), raw).astype(np.float64)
+    actual = product(weight_of(kind, form, raw, home), home.asarray(x), impl="meaning")
+    size = float(np.abs(dense).max())
+    assert_close(home.to_numpy(actual), x @ dense.T, summed=512, size=size, what=f"linear {kind.name} {form}")
+
+
+@needs_native
+@pytest.mark.parametrize("kind", PACKED, ids=lambda k: k.name)
+@pytest.mark.parametrize("tokens", [1, 2, 11, 40])
+def test_the_kernel(kind: type[BlockFormat], tokens: int, rng: np.random.Generator) -> None:
+    home = home_named("jax")
+    raw, x = random_blocks(kind, 150, 768, rng), rng.normal(size=(tokens, 768)).astype(np.float32)
+    x[0, :32] = 0  # a group of zeros has no scale
+    dense = kind.dequantize(home_named("numpy"), raw).astype(np.float64)
+    actual = product(weight_of(kind, "tiles", raw, home), home.asarray(x), impl="kernel")
+    size = float(np.abs(dense).max())
+    assert_close(home.to_numpy(actual), rounded(x) @ dense.T, summed=768, size=size, what=f"linear {kind.name}")
+
+
+@needs_native
+@pytest.mark.parametrize("kind", PACKED, ids=lambda k: k.name)
+def test_a_row_has_the_same_bits_alone_and_in_a_batch(kind: type[BlockFormat], rng: np.random.Generator) -> None:
+    home = home_named("jax")
+    weight = weight_of(kind, "tiles", random_blocks(kind, 640, 512, rng), home)
+    x = rng.normal(size=(32, 512)).astype(np.float32)
+    batch = home.to_numpy(linear(weight, home.asarray(x)))
+    for row in (0, 7, 31):
+        alone = home.to_numpy(linear(weight, home.asarray(x[row : row + 1])))
+        np.testing.assert_array_equal(alone[0], batch[row])
+
+
+BITS = """
+import sys, zlib
+import numpy as np
+from soberano.backends.homes import home
+from soberano.ops.attention import attention
+from soberano.ops.linear import linear
+from soberano.ops.norm import rms_norm
+from tests.ops.test_linear import PACKED, random_blocks, weight_of
+jax, rng, seen = home("jax"), np.random.default_rng(1), 0
+for kind in PACKED:
+    x = jax.asarray(rng.normal(size=(9, 512)).astype(np.float32))
+    y = linear(weight_of(kind, "tiles", random_blocks(kind, 150, 512, rng), jax), x)
+    seen = zlib.crc32(jax.to_numpy(y).tobytes(), seen)
+pages = [jax.asarray(rng.normal(size=s).astype(np.float16)) for s in ((1, 12, 2, 64, 32), (1, 12, 2, 32, 64))]
+q, table = rng.normal(size=(1, 3, 6, 64)).astype(np.float32), np.arange(12, dtype=np.int32)[None]
+out = attention(jax.asarray(q), *pages, jax.asarray(np.array([[5, 200, 380]], np.int32)), jax.asarray(table), 0)
+seen = zlib.crc32(jax.to_numpy(out).tobytes(), seen)
+out = rms_norm(jax.asarray(q[0, 0]), jax.asarray(np.ones(64, np.float32)), eps=1e-5)
+from soberano.backends import native
+print(native.isa(), zlib.crc32(jax.to_numpy(out).tobytes(), seen))
+"""
+
+
+@needs_native
+def test_every_instruction_set_and_thread_count_gives_the_same_bits() -> None:
+    answers = {}
+    for isa, threads in (("auto", "2"), ("auto", "1"), ("avx2", "2"), ("portable", "2")):
+        env = os.environ | {"SOBERANO_ISA": isa, "SOBERANO_THREADS": threads, "SOBERANO_NATIVE": "require"}
+        done = subprocess.run([sys.executable, "-c", BITS], env=env, capture_output=True, text=True, timeout=300)
+        if isa != "auto" and "needs" in done.stderr:
+            continue  # this processor lacks it
+        assert done.returncode == 0, done.stderr
+        answers[isa, threads] = done.stdout.split()[1]
+    assert len(set(answers.values())) == 1, answers
+
+
+@pytest.mark.parametrize("form", ["blocks", "tiles"])
+def test_gradient(form: str, rng: np.random.Generator) -> None:
+    import jax
+
+    home, kind = home_named("jax"), PACKED[1]
+    raw, x = random_blocks(kind, 5, 32, rng), rng.normal(size=(2, 32)).astype(np.float32)
+    dense = kind.dequantize(home_named("numpy"), raw).astype(np.float64)
+    weight = weight_of(kind, form, raw, home)
+    gradient = jax.grad(lambda x: (linear(weight, x) ** 2).sum() / 2)(home.asarray(x))
+    if form == "blocks" or not native.state()[0]:
+        assert_gradient(gradient, lambda x: float(((x @ dense.T) ** 2).sum()) / 2, x, summed=32, what="linear")
+    else:  # forwards with rounded activations, backwards as the meaning: d/dx = w^T y
+        assert_close(gradient, (rounded(x) @ dense.T) @ dense, summed=32, what="gradient of linear in tiles")
+
+
+def test_embed_takes_rows(home: Home, rng: np.random.Generator) -> None:
+    kind = PACKED[4]
+    raw, ids = random_blocks(kind, 40, 64, rng), np.array([[3, 39, 0]], np.int32)
+    dense = kind.dequantize(home_named("numpy"), raw)
+    for form in ("blocks", "tiles"):
+        actual = embed(weight_of(kind, form, raw, home), home.asarray(ids))
+        np.testing.assert_array_equal(home.to_numpy(actual), dense[ids])
+    np.testing.assert_array_equal(home.to_numpy(embed(home.asarray(dense), home.asarray(ids))), dense[ids])
+
+
+def test_a_choice_is_made_at_run_time(home: Home, rng: np.random.Generator) -> None:
+    raw, x = random_blocks(PACKED[0], 8, 64, rng), rng.normal(size=(1, 64)).astype(np.float32)
+    weights = (weight_of(PACKED[0], "blocks", raw, home), home.asarray(np.ones((8, 64), np.float32)))
+
+    def choose(tag: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return linear(Choice(weights, tag), x)
+
+    for tag in (0, 1):
+        actual = home.compile(choose)(home.asarray(np.int32(tag)), home.asarray(x))
+        expected = home.to_numpy(linear(weights[tag], home.asarray(x)))
+        assert_close(home.to_numpy(actual), expected, summed=64, what=f"choice {tag}")
+
+
+def test_a_wrong_width_is_named(home: Home) -> None:
+    with pytest.raises(ShapeError, match=r"linear: the weight is \(4, 8\), but the last axis of x \(2, 9\) is 9"):
+        linear(home.asarray(np.ones((4, 8), np.float32)), home.asarray(np.ones((2, 9), np.float32)))
