@@ -101,6 +101,4 @@ def _no_cuda() -> str | None:
 def _jax_platform() -> str:
     if find_spec("jax") is None:
         raise InputError("JAX is not installed; pip install soberano again, or choose the backend numpy")
-    import jax
-
-    return {"gpu": "gpu", "cuda": "gpu", "rocm": "gpu"}.get(jax.default_backend(), jax.default_backend())
+    return home("jax").platform()

@@ -64,6 +64,10 @@ class JaxHome(Home):
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
             jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
+    def platform(self) -> str:
+        found = jax.default_backend()
+        return "gpu" if found in ("cuda", "rocm") else found
+
     def devices(self) -> list[str]:
         return [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()]
 

@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from soberano.core.errors import NativeError, Unsupported
 from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
@@ -201,11 +203,19 @@ def target(symbol: str) -> str:
     return name
 
 
-def function(symbol: str, *argtypes: Any) -> Any:
-    """The plain C function `symbol` of the library, for calls on NumPy arrays."""
-    found = getattr(library(), symbol)
-    found.argtypes, found.restype = argtypes, None
-    return found
+def call(symbol: str, *args: np.ndarray | int | float) -> None:
+    """Call the plain C function `symbol` of the library: an array goes as a pointer, an int as int64, a float as float32.
+
+    The caller answers for shapes and types. Raises Unsupported where there is no library.
+    """
+
+    def pass_on(arg: Any) -> Any:
+        if isinstance(arg, np.ndarray):
+            assert arg.flags.c_contiguous, f"{symbol}: an array is not contiguous"
+            return ctypes.c_void_p(arg.ctypes.data)
+        return ctypes.c_int64(arg) if isinstance(arg, int) else ctypes.c_float(arg)
+
+    getattr(library(), symbol)(*map(pass_on, args))
 
 
 def state() -> tuple[bool, str]:

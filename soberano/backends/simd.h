@@ -77,6 +77,7 @@ inline f32x16 round_even(f32x16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUN
 inline f32x16 scale2(f32x16 a, f32x16 n) { return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), _mm512_slli_epi32(_mm512_cvtps_epi32(n.v), 23)))}; }
 inline i32x16 set1(int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline i32x16 add(i32x16 a, i32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline i32x16 times128(i32x16 a) { return {_mm512_slli_epi32(a.v, 7)}; }
 inline f32x16 to_f32(i32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline void store_i8(int8_t* p, f32x16 a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v))); }
 inline u8x64 load(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
@@ -128,6 +129,7 @@ inline __m256 scale2(__m256 a, __m256 n) { return _mm256_castsi256_ps(_mm256_add
 inline f32x16 scale2(f32x16 a, f32x16 n) { return {scale2(a.lo, n.lo), scale2(a.hi, n.hi)}; }
 inline i32x16 set1(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 inline i32x16 add(i32x16 a, i32x16 b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+inline i32x16 times128(i32x16 a) { return {_mm256_slli_epi32(a.lo, 7), _mm256_slli_epi32(a.hi, 7)}; }
 inline f32x16 to_f32(i32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 inline void store_i8(int8_t* p, f32x16 a) {
   int32_t words[16];
@@ -202,6 +204,7 @@ inline f32x16 scale2(f32x16 a, f32x16 n) {
 }
 inline i32x16 set1(int32_t x) { SOBERANO_LANES(16, i32x16, x) }
 inline i32x16 add(i32x16 a, i32x16 b) { SOBERANO_LANES(16, i32x16, a.v[i] + b.v[i]) }
+inline i32x16 times128(i32x16 a) { SOBERANO_LANES(16, i32x16, a.v[i] * 128) }
 inline f32x16 to_f32(i32x16 a) { SOBERANO_LANES(16, f32x16, float(a.v[i])) }
 inline void store_i8(int8_t* p, f32x16 a) { for (int i = 0; i < 16; i++) p[i] = int8_t(std::nearbyint(a.v[i])); }
 inline u8x64 load(const uint8_t* p) { SOBERANO_LANES(64, u8x64, p[i]) }

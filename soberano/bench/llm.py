@@ -1,4 +1,4 @@
-"""How fast a model loads, reads a prompt and writes tokens here; beside a peer on the same file, in turns, in one run."""
+"""How fast a model loads, reads a prompt and writes tokens; beside a peer on the same file, in turns, in one run."""
 
 import resource
 import statistics

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+from pathlib import Path
+from typing import Any
 
 from soberano.cli._sampling import add_loading
 
@@ -16,6 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     llm.add_argument("--new-tokens", type=int, default=128, metavar="N", help="tokens to generate (default: 128)")
     llm.add_argument("--repeat", type=int, default=3, metavar="N", help="runs; the median counts (default: 3)")
     llm.add_argument("--against", metavar="PEER", help="measure a peer in the same run: llama.cpp")
+    llm.add_argument("--peer-python", metavar="PATH", help="the Python that has the peer (default: this one)")
+    llm.add_argument("--results", metavar="FOLDER", help="add the comparison to the rows of this folder")
     llm.add_argument("--json", action="store_true", help="print the numbers as JSON")
     add_loading(llm)
     ops = kinds.add_parser("ops", help="speed of each op, as a share of what the machine can do", allow_abbrev=False)
@@ -27,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from soberano.cli._terminal import progress
 
+    result: Any
     with progress() as show:
         if args.kind == "llm":
             from soberano.bench import llm
@@ -40,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
                 new_tokens=args.new_tokens,
                 repeat=args.repeat,
                 against=args.against,
+                peer_python=args.peer_python,
+                results=args.results and Path(args.results),
                 progress=show,
             )
         else:

@@ -115,7 +115,9 @@ class Generation:
         count, size = programs.chunk(self.prompt_tokens - start)
         tokens, positions = np.zeros((1, size), np.int32), np.full((1, size), -1, np.int32)
         tokens[0, :count], positions[0, :count] = self._prompt[start : start + count], np.arange(start, start + count)
-        logits = self._model.forward(tokens, positions, self._table(start + count), np.array([count - 1], np.int32))
+        send = self._model.home.asarray
+        last = send(np.array([count - 1], np.int32))
+        logits = self._model.forward(send(tokens), send(positions), self._table(start + count), last)
         self.prefill_tokens_done += count
         return logits
 

@@ -54,8 +54,8 @@ class Model:
 
     def _new_cache(self) -> None:
         c = self.config
-        dtype = np.float16 if self.plan.native or self.plan.platform != "cpu" else np.float32
-        self._k, self._v = empty_pages(self.home, c.layers, self.pages.count, c.kv_heads, c.head, dtype)
+        self.cache_dtype = np.float16 if self.plan.native or self.plan.platform != "cpu" else np.float32
+        self._k, self._v = empty_pages(self.home, c.layers, self.pages.count, c.kv_heads, c.head, self.cache_dtype)
 
     def forward(self, tokens: Array, positions: Array, table: Array, last: Array, *, every: bool = False) -> Array:
         """Run one chunk -> logits (B, V) of token `last` of each row, or (B, T, V) with `every`. Grows the cache."""

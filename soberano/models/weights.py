@@ -1,6 +1,5 @@
 """From a mapped file to weights in a home: check every tensor, stack the layers, repack for the plan."""
 
-import ctypes
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -150,11 +149,8 @@ def _refuse_unknown(file: GGUF, unknown: Iterable[str]) -> None:
 
 def repack(kind: type[BlockFormat], raw: np.ndarray, out: np.ndarray) -> None:
     """Write raw blocks (O, row bytes) as tiles into out (O / 16, panel bytes), natively. The meaning is tiles.pack."""
-    pack = native.function(
-        "soberano_pack_tiles", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int32
-    )
-    raw = np.ascontiguousarray(raw)
-    pack(raw.ctypes.data, out.ctypes.data, raw.shape[0], kind.row_weights(raw.shape[1]), kind.ggml)
+    outputs, inputs = raw.shape[0], kind.row_weights(raw.shape[1])
+    native.call("soberano_pack_tiles", np.ascontiguousarray(raw), out, outputs, inputs, kind.ggml)
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

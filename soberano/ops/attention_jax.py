@@ -1,13 +1,16 @@
 """Kernels of soberano/ops/attention.py for JAX on a CPU with a float16 cache. Source: attention.cc."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from soberano.backends import native
-from soberano.backends.jax_ import native_plan
+from soberano.backends.jax_ import native_plan, with_gradient_of
 from soberano.core.errors import Unsupported
 from soberano.core.types import Array
+from soberano.ops import attention as meaning
 
 
 def _check(k_pages: Array, v_pages: Array, *floats: Array) -> None:
@@ -46,4 +49,5 @@ def attention(
     _check(k_pages, v_pages, q)
     call = jax.ffi.ffi_call(native.target("soberano_attention_ffi"), jax.ShapeDtypeStruct(q.shape, jnp.float32))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return call(q, k_pages, v_pages, positions, table, jnp.asarray(layer, jnp.int32), scale=np.float32(scale))
+    fast = with_gradient_of(partial(meaning.attention.meaning, scale=scale), partial(call, scale=np.float32(scale)))
+    return fast(q, k_pages, v_pages, positions, table, jnp.asarray(layer, jnp.int32))

@@ -1,8 +1,10 @@
 // y[t, o] = sum over i of w[o, i] x[t, i], for a weight in tiles (soberano/quant/tiles.h) and float activations.
 //
-// The activations of a call are quantised once, per 32 columns, to signed bytes with a float scale; codes against bytes are summed in
-// exact integers within a group of 32 (or 16) columns, and groups are added in one fixed order by fused multiply-adds. So an output
-// has the same bits alone or in a batch, on one thread or many, on every instruction set.
+// The activations of a call are quantised once, per 32 columns, to 15 bits with a float scale: two signed bytes, 128 high + low. A decode
+// step waits for memory, so the second byte is nearly free, and it takes the product from the error of 8-bit activations (a mean KL
+// divergence of 4e-3 on SmolLM2, as in other engines) to that of float32. Codes against bytes are summed in exact integers within a group of
+// 32 (or 16) columns, and groups are added in one fixed order by fused multiply-adds. So an output has the same bits alone or in a
+// batch, on one thread or many, on every instruction set.
 //
 //   x (T, I) float32, tiles (S, O/16, bytes) uint8, index () int32 -> y (T, O) float32
 //
@@ -20,40 +22,52 @@ namespace ffi = xla::ffi;
 namespace soberano {
 namespace {
 
-// Rows of activations as the kernel eats them: q (T, I), and per group of 32 its scale, scale times sum, and the sums of its halves.
+constexpr float kTop = 127 * 128;  // the largest activation of a group, in units of its scale
+
+// Rows of activations as the kernel eats them: bytes (T, I / 32, high and low, 32), and per group of 32 its scale, its scale times its
+// sum, and the sums of its halves.
 struct Activations {
   Activations(int64_t tokens, int64_t inputs)
-      : inputs(inputs), groups(inputs / 32), q(new int8_t[tokens * inputs]), d(new float[tokens * groups]), dsum(new float[tokens * groups]),
-        half(new int32_t[tokens * groups * 2]) {}
+      : inputs(inputs), groups(inputs / 32), bytes(new int8_t[tokens * inputs * 2]), d(new float[tokens * groups]),
+        dsum(new float[tokens * groups]), half(new int32_t[tokens * groups * 2]) {}
 
   void quantise(const float* x, int64_t t) {
     for (int64_t g = 0; g < groups; g++) {
       const float* from = x + t * inputs + g * 32;
-      int8_t* to = q.get() + t * inputs + g * 32;
-      f32x16 a = load(from), b = load(from + 16);
-      float top = largest(max(abs(a), abs(b)));
-      f32x16 inverse = set1(top > 0 ? 127.0f / top : 0.0f);
-      store_i8(to, round_even(a * inverse));
-      store_i8(to + 16, round_even(b * inverse));
-      int32_t first = 0, second = 0;
-      for (int i = 0; i < 16; i++) first += to[i], second += to[i + 16];
-      int64_t at = t * groups + g;
-      d[at] = top / 127.0f;
-      dsum[at] = d[at] * float(first + second);
-      half[2 * at] = first, half[2 * at + 1] = second;
+      const int64_t at = t * groups + g;
+      int8_t* to = bytes.get() + at * 64;
+      const f32x16 a = load(from), b = load(from + 16);
+      const float top = largest(max(abs(a), abs(b)));
+      const f32x16 inverse = set1(top > 0 ? kTop / top : 0.0f);
+      half[2 * at] = split(round_even(a * inverse), to), half[2 * at + 1] = split(round_even(b * inverse), to + 16);
+      d[at] = top / kTop;
+      dsum[at] = d[at] * float(half[2 * at] + half[2 * at + 1]);
     }
   }
 
+  // Store sixteen whole numbers v as high and low bytes, v = 128 high + low, and return their sum.
+  static int32_t split(f32x16 v, int8_t* to) {
+    const f32x16 high = round_even(v * set1(1.0f / 128));
+    store_i8(to, high);
+    store_i8(to + 32, v - high * set1(128.0f));
+    int32_t sum = 0;
+    for (int i = 0; i < 16; i++) sum += 128 * to[i] + to[i + 32];
+    return sum;
+  }
+
   int64_t inputs, groups;
-  std::unique_ptr<int8_t[]> q;
+  std::unique_ptr<int8_t[]> bytes;
   std::unique_ptr<float[]> d, dsum;
   std::unique_ptr<int32_t[]> half;
 };
 
+// start + codes (16 rows x 16 columns) against sixteen activations, in units of the scale.
 template <int bits>
-inline i32x16 dot16(i32x16 sum, const u8x64* v, const int8_t* a) {
-  for (int j = 0; j < 4; j++) sum = dot4<bits>(sum, v[j], a + 4 * j);
-  return sum;
+inline i32x16 dot16(i32x16 start, const u8x64* v, const int8_t* a) {
+  i32x16 high = set1(0), low = start;
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; j++) high = dot4<bits>(high, v[j], a + 4 * j), low = dot4<bits>(low, v[j], a + 32 + 4 * j);
+  return add(times128(high), low);
 }
 
 // One panel of 16 outputs for N tokens, the first of them token t.
@@ -75,9 +89,10 @@ inline void panel(const Tile* tiles, const Activations& x, int64_t t, f32x16* ac
         if constexpr (Tile::group == 16) s[0] = scale * load_i8((const int8_t*)w.sub[2 * g]), s[1] = scale * load_i8((const int8_t*)w.sub[2 * g + 1]);
         if constexpr (Tile::minimum) m = minimum * load_u8(w.submin[g]);
       }
+#pragma GCC unroll 8
       for (int n = 0; n < N; n++) {
         const int64_t at = (t + n) * x.groups + group;
-        const int8_t* a = x.q.get() + (t + n) * x.inputs + group * 32;
+        const int8_t* a = x.bytes.get() + at * 64;
         const int32_t* half = x.half.get() + 2 * at;
         f32x16 d = set1(x.d[at]);
         i32x16 first = dot16<Tile::bits>(set1(-Tile::zero * half[0]), v, a);
@@ -132,7 +147,7 @@ void product(const float* x, const Tile* tiles, float* y, int64_t T, int64_t I, 
 }  // namespace
 }  // namespace soberano
 
-extern "C" void soberano_linear(const float* x, const uint8_t* tiles, float* y, int64_t T, int64_t I, int64_t O, int32_t kind) {
+extern "C" void soberano_linear(const float* x, const uint8_t* tiles, float* y, int64_t T, int64_t I, int64_t O, int64_t kind) {
   soberano::with_tile(kind, [&](auto tile) { soberano::product(x, (const decltype(tile)*)tiles, y, T, I, O); });
 }
 

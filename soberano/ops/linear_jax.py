@@ -15,7 +15,7 @@ from soberano.quant.tensor import QTensor
 
 
 def product(weight: Array | QTensor, x: Array) -> Array:
-    """Quantise x per 32 columns to 8 bits, multiply by tiles in exact integers, add groups in one order."""
+    """Round x to 15 bits per 32 columns, multiply by tiles in exact integers, add groups in one order."""
     native_plan()
     if not isinstance(weight, QTensor) or weight.form != "tiles":
         raise Unsupported("linear.cc serves weights in tiles; this one is not")

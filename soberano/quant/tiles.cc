@@ -136,7 +136,7 @@ template <class File> void pack(const uint8_t* raw, uint8_t* out, int64_t O, int
 }  // namespace soberano
 
 // `ggml` is the type id of the blocks. Returns 0, or 1 for a type without tiles.
-extern "C" int soberano_pack_tiles(const uint8_t* raw, uint8_t* tiles, int64_t O, int64_t I, int32_t ggml) {
+extern "C" int soberano_pack_tiles(const uint8_t* raw, uint8_t* tiles, int64_t O, int64_t I, int64_t ggml) {
   using namespace soberano;
   switch (ggml) {
     case 2: pack<FileQ4_0>(raw, tiles, O, I); return 0;

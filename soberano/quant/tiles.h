@@ -95,7 +95,7 @@ static_assert(sizeof(Q4) == 288 && sizeof(Q4M) == 320 && sizeof(Q5) == 352 && si
 static_assert(sizeof(Q4K) == 2368 && sizeof(Q5K) == 2880 && sizeof(Q6K) == 3360, "packed");
 
 // Call use<Tile>() for the tile of a kind. False if there is no such kind.
-template <class Use> bool with_tile(int32_t kind, Use&& use) {
+template <class Use> bool with_tile(int64_t kind, Use&& use) {
   switch (TileKind(kind)) {
     case TileKind::q4: use(Q4{}); return true;
     case TileKind::q4m: use(Q4M{}); return true;
