@@ -222,21 +222,31 @@ inline i32x16 dot4(i32x16 acc, u8x64 codes, const int8_t* four) {
 #endif
 
 // The one order in which sixteen lanes are added: halves onto each other, four times.
-inline float sum(f32x16 a) {
-  float v[16];
-  store(v, a);
-  for (int half = 8; half; half /= 2)
-    for (int i = 0; i < half; i++) v[i] = v[i] + v[i + half];
-  return v[0];
+#if SOBERANO_AVX512 || SOBERANO_AVX2
+#if SOBERANO_AVX512
+inline __m256 low_half(f32x16 a) { return _mm512_castps512_ps256(a.v); }
+inline __m256 high_half(f32x16 a) { return _mm512_extractf32x8_ps(a.v, 1); }
+#else
+inline __m256 low_half(f32x16 a) { return a.lo; }
+inline __m256 high_half(f32x16 a) { return a.hi; }
+#endif
+template <class Fold> inline float fold(f32x16 a, Fold&& two) {
+  __m256 eight = two(low_half(a), high_half(a));
+  __m256 four = two(eight, _mm256_permute2f128_ps(eight, eight, 1));
+  __m256 pair = two(four, _mm256_permute_ps(four, 0x4E));
+  return _mm256_cvtss_f32(two(pair, _mm256_permute_ps(pair, 0xB1)));
 }
-
-inline float largest(f32x16 a) {
-  float v[16];
-  store(v, a);
+inline float sum(f32x16 a) { return fold(a, [](__m256 x, __m256 y) { return _mm256_add_ps(x, y); }); }
+inline float largest(f32x16 a) { return fold(a, [](__m256 x, __m256 y) { return _mm256_max_ps(x, y); }); }
+#else
+template <class Fold> inline float fold(f32x16 a, Fold&& two) {
   for (int half = 8; half; half /= 2)
-    for (int i = 0; i < half; i++) v[i] = v[i] > v[i + half] ? v[i] : v[i + half];
-  return v[0];
+    for (int i = 0; i < half; i++) a.v[i] = two(a.v[i], a.v[i + half]);
+  return a.v[0];
 }
+inline float sum(f32x16 a) { return fold(a, [](float x, float y) { return x + y; }); }
+inline float largest(f32x16 a) { return fold(a, [](float x, float y) { return x > y ? x : y; }); }
+#endif
 
 // exp(x) for x <= 88, to 1 ulp or so; 0 below -87. Cody-Waite reduction, then a degree-6 polynomial in Horner form.
 inline f32x16 exp(f32x16 x) {
