@@ -7,7 +7,9 @@ import pytest
 
 from soberano.core.settings import settings
 
-collect_ignore_glob = [] if find_spec("cupy") else ["soberano/*cupy*.py", "soberano/**/*cupy*.py"]
+collect_ignore_glob = ["soberano/bench/peer_*.py", "tests/golden/make_*.py"]  # programs for environments with the peer
+if not find_spec("cupy"):
+    collect_ignore_glob += ["soberano/*cupy*.py", "soberano/**/*cupy*.py"]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import soberano
-from tests.models import smollm2_path
+from tests.smollm2 import smollm2_path
 from tests.server.live import serving
 from tests.tiny import write_tiny_llama
 

@@ -12,7 +12,7 @@ from soberano.core.errors import FileError, InputError
 from soberano.formats import gguf
 from soberano.text.chat import LONGEST_TEMPLATE, ChatTemplate, Guard, checked, encode_chat
 from soberano.text.tokenizer import Tokenizer, from_metadata
-from tests.models import smollm2_path
+from tests.smollm2 import smollm2_path
 from tests.text.vocabularies import tiny, with_tokens
 from tests.tiny import TEMPLATE
 

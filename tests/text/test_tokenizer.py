@@ -12,7 +12,7 @@ from soberano.core.errors import FileError, InputError, UnsupportedModel
 from soberano.core.settings import settings
 from soberano.formats import gguf
 from soberano.text.tokenizer import Tokenizer, from_metadata
-from tests.models import smollm2_path
+from tests.smollm2 import smollm2_path
 from tests.text.vocabularies import tiny, tiny_metadata, with_tokens
 from tests.tiny import byte_spelling
 

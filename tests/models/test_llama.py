@@ -1,0 +1,234 @@
+"""The conformance list of a decoder, on a tiny random model: every backend, every path, one answer."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import soberano
+from soberano.backends import native
+from soberano.bench.score import distance, logits
+from soberano.core.errors import CapacityError, ContextError, FileError, InputError, UnsupportedModel
+from soberano.models.model import Model
+from soberano.models.options import Options
+from soberano.models.step import compiled
+from tests.tiny import write_tiny_llama
+
+MIXED = {"attn": "Q4_K", "ffn": "Q6_K", "embd": "Q5_0"}
+BACKENDS = ["numpy", "xla", "cpu"]
+PROMPT = list(range(3, 80))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
+    write_tiny_llama(path, layers=3)
+    return path
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def model(request: pytest.FixtureRequest, tiny: Path) -> Iterator[Model]:
+    with soberano.load(tiny, backend=request.param, sequences=3) as found:
+        yield found
+
+
+def all_logits(model: Model, tokens: list[int], single: bool = False) -> np.ndarray:
+    return np.concatenate(list(logits(model, tokens, single=single)))
+
+
+def text(model: Model, prompt: list[int], **options: object) -> list[int]:
+    options = {"max_tokens": 12, "ignore_eos": True} | options
+    return [t for piece in model.start(prompt, Options(**options)) for t in piece.tokens]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+@pytest.mark.parametrize(
+    "types",
+    [{}, MIXED, {"attn": "F16", "ffn": "Q8_0", "embd": "BF16"}, {"attn": "Q5_1", "ffn": "Q4_0", "embd": "F32"}],
+    ids=["Q4_1", "k-quants", "plain", "legacy"],
+)
+def test_backends_agree(backend: str, types: dict[str, str], tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "m.gguf", types=types, width=256, ffn=512, tied=False)
+    with soberano.load(tmp_path / "m.gguf", backend="numpy") as reference:
+        expected = all_logits(reference, PROMPT)
+    with soberano.load(tmp_path / "m.gguf", backend=backend) as model:
+        found = distance([expected], [all_logits(model, PROMPT)])
+    assert found.kl_mean < 1e-5 and found.agreement > 0.97, found
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_formats_may_differ_from_layer_to_layer(backend: str, tmp_path: Path) -> None:
+    def kind(name: str) -> str:
+        if "norm" in name:
+            return "F32"
+        return ("Q4_K", "Q6_K", "Q8_0", "F16")[sum(map(ord, name)) % 4]
+
+    write_tiny_llama(tmp_path / "m.gguf", types=kind, width=256, ffn=512, layers=5)
+    with soberano.load(tmp_path / "m.gguf", backend="numpy") as reference:
+        expected = all_logits(reference, PROMPT)
+    with soberano.load(tmp_path / "m.gguf", backend=backend) as model:
+        assert any(len(stack.members) > 1 for stack in model.weights.blk)
+        assert distance([expected], [all_logits(model, PROMPT)]).kl_mean < 1e-5
+
+
+def test_decode_equals_prefill(model: Model) -> None:
+    together, single = all_logits(model, PROMPT), all_logits(model, PROMPT, single=True)
+    if model.plan.native:
+        np.testing.assert_array_equal(single, together)
+    else:  # float32 sums in another order
+        np.testing.assert_allclose(single, together, rtol=0, atol=2e-4)
+
+
+def test_a_sequence_does_not_notice_others(model: Model) -> None:
+    running = [model.start(PROMPT[i:], Options(max_tokens=12, ignore_eos=True, temperature=0)) for i in range(3)]
+    seen: list[list[int]] = [[], [], []]
+    while not all(g.done for g in running):
+        for tokens, generation in zip(seen, running, strict=True):
+            tokens.extend(t for piece in generation.step() for t in piece.tokens)
+    for generation in running:
+        generation.close()
+    expected = [text(model, PROMPT[i:], temperature=0) for i in range(3)]
+    assert seen == expected
+
+
+def test_a_seed_decides(model: Model) -> None:
+    first, again, other = (text(model, PROMPT, seed=s, temperature=1.5, top_k=0, top_p=1, min_p=0) for s in (7, 7, 8))
+    assert first == again and first != other
+
+
+def test_every_backend_draws_the_same_tokens(tiny: Path) -> None:
+    drawn = []
+    for backend in BACKENDS:
+        with soberano.load(tiny, backend=backend) as model:
+            drawn.append(text(model, PROMPT, seed=5, temperature=1.0, repeat_penalty=1.2, presence_penalty=0.3))
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
+def test_pages_come_back(model: Model) -> None:
+    free = model.pages.free
+    generation = model.start(PROMPT, Options(max_tokens=4))
+    assert model.pages.free < free
+    generation.step()
+    generation.close()
+    generation.close()
+    assert model.pages.free == free and generation.done
+
+
+def test_a_full_cache_says_so_and_takes_nothing(model: Model) -> None:
+    free = model.pages.free
+    held = [model.start(PROMPT) for _ in range(3)]
+    with pytest.raises(CapacityError, match="cache pages of 32, but 0 of 24 are free"):
+        model.start(PROMPT)
+    for generation in held:
+        generation.close()
+    assert model.pages.free == free
+
+
+def test_length_and_context_end_it(model: Model) -> None:
+    generation = model.start(PROMPT, Options(max_tokens=3, ignore_eos=True))
+    pieces = list(generation)
+    assert generation.finish_reason == "length" and generation.completion_tokens == 3
+    assert [t for p in pieces for t in p.tokens] and generation.prompt_tokens == len(PROMPT)
+    whole = model.start(PROMPT[:10] * 24, Options(ignore_eos=True))
+    list(whole)
+    assert whole.completion_tokens == model.context - 240 and whole.finish_reason == "length"
+
+
+def test_no_token_is_asked_for(model: Model) -> None:
+    generation = model.start(PROMPT, Options(max_tokens=0))
+    assert generation.done and generation.step() == [] and generation.finish_reason == "length"
+    generation.close()
+
+
+def test_a_prompt_that_does_not_fit(model: Model) -> None:
+    with pytest.raises(ContextError, match="the prompt is 256 tokens, but the context holds 256"):
+        model.start([5] * 256)
+    with pytest.raises(InputError, match="the prompt holds token 384"):
+        model.start([384])
+    with pytest.raises(InputError, match="the prompt is empty"):
+        model.start([])
+    with pytest.raises(InputError, match="logit_bias holds token 9999"):
+        model.start([5], Options(logit_bias=((9999, 1.0),)))
+
+
+def test_a_bias_bans_and_forces(model: Model) -> None:
+    forced = text(model, PROMPT, logit_bias=((77, 100.0),), temperature=0)
+    assert set(forced) == {77}
+    banned = text(model, PROMPT, temperature=0)[0]
+    assert banned not in text(model, PROMPT, logit_bias=((banned, -100.0),), temperature=0)
+
+
+def test_logprobs_are_those_of_the_model(model: Model) -> None:
+    pieces = list(model.start(PROMPT, Options(max_tokens=3, temperature=0, logprobs=5, ignore_eos=True)))
+    found = [logprob for piece in pieces for logprob in piece.logprobs]
+    row = all_logits(model, PROMPT)[-1].astype(np.float64)
+    expected = row - np.log(np.exp(row - row.max()).sum()) - row.max()
+    assert found[0].token == int(row.argmax()) == found[0].top[0][0]
+    assert found[0].logprob == pytest.approx(expected[found[0].token], abs=1e-4)
+    assert [p for _, _, p in found[0].top] == pytest.approx(np.sort(expected)[::-1][:5].tolist(), abs=1e-4)
+
+
+def test_a_stop_string_ends_it_before_it_shows(model: Model) -> None:
+    whole = "".join(p.text for p in model.start(PROMPT, Options(max_tokens=40, temperature=0, ignore_eos=True)))
+    stop = whole[5:8]
+    generation = model.start(PROMPT, Options(max_tokens=40, temperature=0, ignore_eos=True, stop=(stop,)))
+    assert "".join(p.text for p in generation) == whole[: whole.index(stop)]
+    assert generation.finish_reason == "stop"
+
+
+def test_traffic_compiles_nothing_after_the_first_of_each_shape(model: Model) -> None:
+    def traffic() -> None:
+        for length in (3, 17, 40, 70, 90):
+            for temperature in (0.0, 0.7):
+                text(model, (PROMPT * 2)[:length], temperature=temperature)
+
+    traffic()
+    before = compiled.total() if model.plan.home == "jax" else 0
+    traffic()
+    assert (compiled.total() if model.plan.home == "jax" else 0) == before
+
+
+def test_half_a_model_is_refused_by_name(tmp_path: Path) -> None:
+    from soberano.formats import gguf
+
+    write_tiny_llama(tmp_path / "m.gguf")
+
+    def rewrite(change: object) -> Path:
+        with gguf.read(tmp_path / "m.gguf") as file:
+            tensors = {n: (t.format, np.array(file.raw(n))) for n, t in file.tensors.items()}
+            metadata = {k: gguf.Typed(file.kinds[k], v) for k, v in file.metadata.items()}
+            change(metadata, tensors)  # type: ignore[operator]
+            gguf.write(tmp_path / "changed.gguf", metadata, tensors)
+        return tmp_path / "changed.gguf"
+
+    cases = [
+        (lambda m, t: t.update({"blk.0.attn_gate.weight": t["blk.0.attn_q.weight"]}), UnsupportedModel, "attn_gate"),
+        (lambda m, t: t.pop("blk.1.ffn_up.weight"), FileError, r"blk.1.ffn_up.weight is missing"),
+        (lambda m, t: m.pop("llama.block_count"), FileError, "llama.block_count"),
+        (lambda m, t: m.update({"general.architecture": "nonesuch"}), UnsupportedModel, "'nonesuch'"),
+        (lambda m, t: m.update({"llama.embedding_length": 128}), FileError, r"but the metadata says"),
+        (lambda m, t: m.update({"llama.rope.scaling.type": "yarn"}), UnsupportedModel, "'yarn'"),
+    ]
+    for change, error, message in cases:
+        with pytest.raises(error, match=message):
+            soberano.load(rewrite(change), backend="numpy")
+
+
+@pytest.mark.skipif(not native.state()[0], reason=native.state()[1])
+def test_the_plan_says_what_runs(tiny: Path) -> None:
+    with soberano.load(tiny, backend="cpu") as model:
+        assert model.plan.native and model.plan.weights == "tiles" and model.plan.isa == native.isa()
+    with soberano.load(tiny, backend="xla") as model:
+        assert not model.plan.native and model.plan.weights == "dense"
+
+
+def test_a_step_that_fails_leaves_a_model_that_works(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = text(model, PROMPT, temperature=0)
+    generation = model.start(PROMPT)
+    with monkeypatch.context() as patch:
+        patch.setattr(model.programs, "_forward", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            generation.step()
+    generation.close()
+    assert text(model, PROMPT, temperature=0) == expected
