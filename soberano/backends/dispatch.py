@@ -46,7 +46,11 @@ class Op:
         result = self._run(args, impl, options)
         watcher = _watcher.get()
         if watcher is not None:
-            watcher(self, args, options, result)
+            token = _watcher.set(None)  # what a watcher runs itself is not reported to it
+            try:
+                watcher(self, args, options, result)
+            finally:
+                _watcher.reset(token)
         return result
 
     def _run(self, args: tuple[Any, ...], impl: str, options: dict[str, Any]) -> Any:
