@@ -140,11 +140,17 @@ def run(
 def _interleaved(
     model: Model, peer: Peer | None, prompt: list[int], new: int, repeat: int, progress: Progress
 ) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Runs in turns, after one of each that does not count."""
+    """Runs in turns, after one of each that does not count; of the peer, the better of its two ways to attend."""
     ours, theirs = [], []
     for i in range(repeat + 1):
-        mine = _once(model, prompt, new)
-        yours = peer.ask(do="time", prompt=prompt, new=new) if peer else {}
+        mine, yours = _once(model, prompt, new), {}
+        if peer:
+            ways = [
+                peer.ask(do="time", prompt=prompt, new=new, flash=flash) for flash in ((True, False) if i else (True,))
+            ]
+            yours = {key: min(way[key] for way in ways) for key in ways[0]}
+            if not i:
+                peer.info |= peer.ask(do="memory")  # with one context, as a user has it
         if i:
             ours.append(mine)
             theirs.append(yours)

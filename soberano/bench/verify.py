@@ -14,7 +14,6 @@ import numpy as np
 from soberano.backends.choose import choose
 from soberano.backends.dispatch import Op, watch
 from soberano.backends.plan import using
-from soberano.backends.tree import map_arrays
 from soberano.bench.score import Distance, distance, logits, sample_text
 from soberano.core.errors import SoberanoError
 from soberano.core.progress import Progress, silent
@@ -173,21 +172,27 @@ def op_errors(reference: Model, other: Model, tokens: list[int]) -> list[OpError
         if isinstance(arg, np.ndarray):
             cache = arg.ndim == 5
             return other.home.asarray(arg.astype(np.dtype(other.cache_dtype)) if cache else arg.copy())
-        return map_arrays(theirs, arg) if isinstance(arg, tuple) else arg
+        if isinstance(arg, tuple):
+            parts = [theirs(part) for part in arg]
+            return type(arg)(*parts) if hasattr(arg, "_fields") else tuple(parts)
+        return arg
 
     def compare(op: Op, args: tuple[Any, ...], options: dict[str, Any], result: Any) -> None:
-        label = op.__name__
-        for arg in args:
-            place = places.get(_address(arg)) if isinstance(arg, np.ndarray | QTensor) else None
-            if place is not None:
-                label, layer[0] = place
         if op.__name__ in ("write_kv", "rotation"):  # one is in place, the other outside of any layer
             return
+        flat = [part for arg in args for part in (arg if isinstance(arg, tuple) else (arg,))]
+        weights = [part for part in flat if isinstance(part, np.ndarray | QTensor)]
+        known = [place for place in map(places.get, map(_address, weights)) if place is not None]
+        if known:
+            layer[0] = known[0][1]
         with using(other.plan):
             actual = op(*map(theirs, args), **options)
-        wanted, got = np.asarray(result, np.float64), other.home.to_numpy(actual).astype(np.float64)
-        error = float(np.linalg.norm(got - wanted)) / max(float(np.linalg.norm(wanted)), 1e-30)
-        found.append(OpError(layer[0], label, error))
+        outputs = (result, actual) if isinstance(result, tuple) else ((result,), (actual,))
+        labels = [name for name, _ in known] or [op.__name__] * len(outputs[0])
+        for label, wanted, got in zip(labels, *outputs, strict=True):
+            expected, found_here = np.asarray(wanted, np.float64), other.home.to_numpy(got).astype(np.float64)
+            error = float(np.linalg.norm(found_here - expected)) / max(float(np.linalg.norm(expected)), 1e-30)
+            found.append(OpError(layer[0], label, error))
 
     with watch(compare):
         list(logits(reference, tokens))

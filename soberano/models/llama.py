@@ -12,7 +12,7 @@ from soberano.core.types import Array
 from soberano.models.cache import Cache
 from soberano.models.layers import Metadata, each_layer, heads, last_tokens, merge, rope_factors, rope_scale
 from soberano.ops.activation import swiglu
-from soberano.ops.linear import embed, linear
+from soberano.ops.linear import embed, linear, linears
 from soberano.ops.norm import rms_norm
 from soberano.ops.rope import Rotation, rope, rotation
 from soberano.quant.tensor import Stack, Weight
@@ -106,13 +106,13 @@ def shapes(c: Config) -> dict[str, tuple[int, ...]]:
 def block(w: Block, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[Array, Cache]:
     """Run one layer: x (B, T, D) -> (B, T, D), and the cache with the new keys and values."""
     h = rms_norm(x, w.attn_norm, eps=c.eps)
-    q = rope(heads(linear(w.attn_q, h), c.head), turn)  # (B, T, H, E)
-    k = rope(heads(linear(w.attn_k, h), c.head), turn)  # (B, T, K, E)
-    v = heads(linear(w.attn_v, h), c.head)  # (B, T, K, E)
+    q, k, v = (heads(y, c.head) for y in linears((w.attn_q, w.attn_k, w.attn_v), h))  # (B, T, H or K, E)
+    q, k = rope(q, turn), rope(k, turn)
     cache = cache.write(k, v)
     x = x + linear(w.attn_output, merge(cache.attend(q)))
     h = rms_norm(x, w.ffn_norm, eps=c.eps)
-    return x + linear(w.ffn_down, swiglu(linear(w.ffn_gate, h), linear(w.ffn_up, h))), cache
+    gate, up = linears((w.ffn_gate, w.ffn_up), h)  # (B, T, F)
+    return x + linear(w.ffn_down, swiglu(gate, up)), cache
 
 
 def forward(m: Llama, tokens: Array, cache: Cache, c: Config, last: Array | None = None) -> tuple[Array, Cache]:

@@ -3,13 +3,16 @@
 //   q (B, T, H, E) float32, k pages (L, P, K, E, page) float16, v pages (L, P, K, page, E) float16,
 //   positions (B, T) int32 (below 0: padding), table (B, pages) int32, layer () int32 -> (B, T, H, E) float32
 //
-// Keys lie transposed, so 16 scores come from E multiply-adds without a horizontal sum. A query head sees its keys in runs of 256: within a
+// Keys lie transposed, so 16 scores come from E multiply-adds without a horizontal sum. A query head sees its keys in runs of 128: within a
 // run the largest score is subtracted, weights and values are summed in order, and runs are merged in order. So a row's bits depend on
 // its own position only: not on the batch, nor on whether it was a prompt's or a generated token's.
 //
-// A unit of work is one key head and up to four (token, query head) rows that share its keys.
+// A unit of work is one key head and up to four (token, query head) rows that share its keys; for few units, one run of it.
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "soberano/backends/pool.h"
@@ -21,8 +24,9 @@ namespace ffi = xla::ffi;
 namespace soberano {
 namespace {
 
-constexpr int kRun = 256;    // keys between two merges
+constexpr int kRun = 128;    // keys between two merges
 constexpr int kWidth = 512;  // the widest head
+constexpr int kRows = 4;     // queries that share the keys of a unit
 
 struct Shape {
   int64_t B, T, H, K, E, page, pages;
@@ -35,16 +39,19 @@ struct Row {
   int64_t keys;  // how many keys this row may see
 };
 
-template <int R> void scores(const Row* row, const uint16_t* k, int64_t E, int64_t page, int keys, float (*s)[kRun], float scale) {
-  for (int at = 0; at < keys; at += 16) {
-    f32x16 sum[R];
-    for (int r = 0; r < R; r++) sum[r] = set1(0.0f);
-    for (int64_t e = 0; e < E; e++) {
-      f32x16 key = load_f16(k + e * page + at);
-      for (int r = 0; r < R; r++) sum[r] = fma(key, set1(row[r].q[e]), sum[r]);
-    }
-    for (int r = 0; r < R; r++) store(s[r] + at, sum[r] * set1(scale));
+// s[r][at + key] = q[r] . k[key] * scale, for G groups of 16 keys.
+template <int R, int G> inline void scores(const Row* row, const uint16_t* k, int64_t E, int64_t page, float* s, float scale) {
+  f32x16 sum[R][G];
+  for (int r = 0; r < R; r++)
+    for (int g = 0; g < G; g++) sum[r][g] = set1(0.0f);
+  for (int64_t e = 0; e < E; e++) {
+    f32x16 key[G];
+    for (int g = 0; g < G; g++) key[g] = load_f16(k + e * page + 16 * g);
+    for (int r = 0; r < R; r++)
+      for (int g = 0; g < G; g++) sum[r][g] = fma(key[g], set1(row[r].q[e]), sum[r][g]);
   }
+  for (int r = 0; r < R; r++)
+    for (int g = 0; g < G; g++) store(s + r * kRun + 16 * g, sum[r][g] * set1(scale));
 }
 
 // Turn `keys` scores into weights relative to their largest; what follows up to `padded` becomes 0. Returns (largest, sum).
@@ -82,74 +89,127 @@ template <int R> void values(const float (*s)[kRun], int from, int keys, const u
   }
 }
 
-template <int R> void attend(const Row* row, const uint16_t* k, const uint16_t* v, const int32_t* table, const Shape& n, int64_t head, float scale) {
+// What R queries make of one run of keys: values weighted relative to the largest score, their weights' sum, and that score.
+struct Part {
+  float peak[kRows], weight[kRows];  // a weight below 0: the query sees no key of this run
+  alignas(64) float value[kRows][kWidth];
+};
+
+// Where the keys and values of a unit lie: one key head of one sequence.
+struct Pages {
+  const uint16_t *k, *v;
+  const int32_t* table;
+  int64_t stride;  // from page to page
+};
+
+template <int R> void attend_run(const Row* row, const Pages& pages, const Shape& n, int64_t start, float scale, Part& part) {
   int64_t longest = 0;
   for (int r = 0; r < R; r++) longest = std::max(longest, row[r].keys);
-  alignas(64) float s[R][kRun], acc[R][kWidth], total[R][kWidth];
-  float peak[R], weight[R];
+  const int keys = int(std::min<int64_t>(kRun, longest - start)), whole = (keys + 15) / 16 * 16;
+  alignas(64) float s[R][kRun];
+  for (int at = 0; at < whole;) {
+    const uint16_t* k = pages.k + pages.table[(start + at) / n.page] * pages.stride + (start + at) % n.page;
+    if (at + 32 <= whole && n.page % 32 == 0) {
+      scores<R, 2>(row, k, n.E, n.page, s[0] + at, scale), at += 32;
+    } else {
+      scores<R, 1>(row, k, n.E, n.page, s[0] + at, scale), at += 16;
+    }
+  }
   for (int r = 0; r < R; r++) {
-    peak[r] = -INFINITY, weight[r] = 0;
-    std::fill(total[r], total[r] + n.E, 0.0f);
-  }
-  const int64_t stride = n.K * n.E * n.page, inside = head * n.E * n.page;
-  for (int64_t start = 0; start < longest; start += kRun) {
-    const int keys = int(std::min<int64_t>(kRun, longest - start));
-    for (int at = 0; at < keys; at += int(n.page)) {
-      float(*here)[kRun] = (float(*)[kRun])((float*)s + at);
-      scores<R>(row, k + table[(start + at) / n.page] * stride + inside, n.E, n.page, std::min<int>(int(n.page), keys - at), here, scale);
-    }
-    float runs[R][2];
-    for (int r = 0; r < R; r++) {
-      const int mine = int(std::clamp<int64_t>(row[r].keys - start, 0, keys));
-      std::fill(acc[r], acc[r] + n.E, 0.0f);
-      if (mine) {
-        auto [top, sum] = weigh(s[r], mine, (keys + 15) / 16 * 16);
-        runs[r][0] = top, runs[r][1] = sum;
-      } else {
-        std::fill(s[r], s[r] + keys, 0.0f);
-        runs[r][1] = -1;
-      }
-    }
-    for (int at = 0; at < keys; at += int(n.page))
-      values<R>(s, at, std::min<int>(int(n.page), keys - at), v + table[(start + at) / n.page] * stride + inside, n.E, acc);
-    for (int r = 0; r < R; r++) {
-      if (runs[r][1] < 0) continue;
-      const float top = std::max(peak[r], runs[r][0]);
-      const float old = start ? std::exp(peak[r] - top) : 0.0f, now = std::exp(runs[r][0] - top);
-      weight[r] = __builtin_fmaf(weight[r], old, runs[r][1] * now), peak[r] = top;
-      for (int64_t e = 0; e < n.E; e += 16) store(total[r] + e, fma(load(total[r] + e), set1(old), load(acc[r] + e) * set1(now)));
+    const int mine = int(std::clamp<int64_t>(row[r].keys - start, 0, keys));
+    std::fill(part.value[r], part.value[r] + n.E, 0.0f);
+    if (mine) {
+      std::tie(part.peak[r], part.weight[r]) = weigh(s[r], mine, whole);
+    } else {
+      std::fill(s[r], s[r] + whole, 0.0f);
+      part.weight[r] = -1;
     }
   }
-  for (int r = 0; r < R; r++)
-    for (int64_t e = 0; e < n.E; e += 16) store(row[r].out + e, row[r].keys > 0 ? load(total[r] + e) / set1(weight[r]) : set1(0.0f));
+  for (int at = 0; at < keys;) {
+    const int64_t inside = (start + at) % n.page;
+    const int count = int(std::min<int64_t>(n.page - inside, keys - at));
+    values<R>(s, at, count, pages.v + pages.table[(start + at) / n.page] * pages.stride + inside * n.E, n.E, part.value);
+    at += count;
+  }
+}
+
+// Merge the runs of R queries, in order, and write what they attend to.
+template <int R> void merge(const Row* row, const Part* parts, int runs, const Shape& n) {
+  for (int r = 0; r < R; r++) {
+    float peak = -INFINITY, weight = 0;
+    float* out = row[r].out;
+    std::fill(out, out + n.E, 0.0f);
+    for (const Part* part = parts; part < parts + runs && part->weight[r] >= 0; part++) {
+      const float top = std::max(peak, part->peak[r]);
+      const float old = part == parts ? 0.0f : std::exp(peak - top), now = std::exp(part->peak[r] - top);
+      weight = __builtin_fmaf(weight, old, part->weight[r] * now), peak = top;
+      for (int64_t e = 0; e < n.E; e += 16) store(out + e, fma(load(out + e), set1(old), load(part->value[r] + e) * set1(now)));
+    }
+    if (weight > 0)
+      for (int64_t e = 0; e < n.E; e += 16) store(out + e, load(out + e) / set1(weight));
+  }
+}
+
+// Call use(std::integral_constant<int, rows>) for 1 to 4 rows.
+template <class Use> void with_rows(int rows, Use&& use) {
+  switch (rows) {
+    case 1: return use(std::integral_constant<int, 1>());
+    case 2: return use(std::integral_constant<int, 2>());
+    case 3: return use(std::integral_constant<int, 3>());
+    default: return use(std::integral_constant<int, kRows>());
+  }
 }
 
 void attention(const float* q, const uint16_t* k, const uint16_t* v, const int32_t* positions, const int32_t* table, float* out, const Shape& n, float scale) {
-  const int64_t group = n.H / n.K, rows = n.rows(), per_head = (rows + 3) / 4;
-  auto unit = [&](int i) {
-    const int64_t b = i / (n.K * per_head), head = i / per_head % n.K, first = i % per_head * 4;
-    const int count = int(std::min<int64_t>(4, rows - first));
-    Row row[4];
-    for (int r = 0; r < count; r++) {
-      const int64_t t = (first + r) / group, h = head * group + (first + r) % group, at = ((b * n.T + t) * n.H + h) * n.E;
-      row[r] = {q + at, out + at, int64_t(positions[b * n.T + t]) + 1};
-    }
-    const int32_t* mine = table + b * n.pages;
-    switch (count) {
-      case 1: return attend<1>(row, k, v, mine, n, head, scale);
-      case 2: return attend<2>(row, k, v, mine, n, head, scale);
-      case 3: return attend<3>(row, k, v, mine, n, head, scale);
-      default: return attend<4>(row, k, v, mine, n, head, scale);
-    }
+  const int64_t group = n.H / n.K, rows = n.rows(), per_head = (rows + kRows - 1) / kRows;
+  struct Unit {
+    Row row[kRows];
+    int rows, runs, first_part;
+    Pages pages;
   };
-  const int units = int(n.B * n.K * per_head);
-  int64_t keys = 0;
-  for (int64_t i = 0; i < n.B * n.T; i++) keys += std::max(0, positions[i] + 1);
-  // Waking a thread costs a few microseconds: short contexts are done by the caller alone.
-  if (keys * n.H * n.E < 32768) {
-    for (int i = 0; i < units; i++) unit(i);
+  std::vector<Unit> units(n.B * n.K * per_head);
+  std::vector<std::pair<int, int>> jobs;  // (unit, run)
+  for (size_t i = 0; i < units.size(); i++) {
+    const int64_t b = i / (n.K * per_head), head = i / per_head % n.K, first = i % per_head * kRows;
+    Unit& unit = units[i];
+    unit.rows = int(std::min<int64_t>(kRows, rows - first)), unit.first_part = int(jobs.size());
+    int64_t longest = 0;
+    for (int r = 0; r < unit.rows; r++) {
+      const int64_t t = (first + r) / group, h = head * group + (first + r) % group, at = ((b * n.T + t) * n.H + h) * n.E;
+      unit.row[r] = {q + at, out + at, std::max<int64_t>(0, int64_t(positions[b * n.T + t]) + 1)};
+      longest = std::max(longest, unit.row[r].keys);
+    }
+    unit.runs = int((longest + kRun - 1) / kRun);
+    unit.pages = {k + head * n.E * n.page, v + head * n.E * n.page, table + b * n.pages, n.K * n.E * n.page};
+    for (int run = 0; run < unit.runs; run++) jobs.push_back({int(i), run});
+  }
+  Pool& pool = Pool::instance();
+  const bool few = int64_t(units.size()) < 8 * pool.threads();
+  if (jobs.size() * kRun * n.E * kRows < 65536 && few) {
+    // Waking a thread costs microseconds: short contexts are done by the caller alone.
+    Part parts[16];
+    for (Unit& u : units) with_rows(u.rows, [&](auto R) {
+      for (int run = 0; run < u.runs; run++) attend_run<R>(u.row, u.pages, n, int64_t(run) * kRun, scale, parts[run]);
+      merge<R>(u.row, parts, u.runs, n);
+    });
+  } else if (few) {
+    // A generated token: few units, so the runs of each are shared out, and merged when all are there.
+    std::unique_ptr<Part[]> parts(new Part[jobs.size()]);
+    pool.parallel(int(jobs.size()), [&](int i) {
+      Unit& u = units[jobs[i].first];
+      with_rows(u.rows, [&](auto R) { attend_run<R>(u.row, u.pages, n, int64_t(jobs[i].second) * kRun, scale, parts[i]); });
+    });
+    for (Unit& u : units) with_rows(u.rows, [&](auto R) { merge<R>(u.row, &parts[u.first_part], u.runs, n); });
   } else {
-    Pool::instance().parallel(units, unit);
+    // A prompt: many units, each done from the first key to the last.
+    pool.parallel(int(units.size()), [&](int i) {
+      Unit& u = units[i];
+      std::unique_ptr<Part[]> parts(new Part[u.runs]);
+      with_rows(u.rows, [&](auto R) {
+        for (int run = 0; run < u.runs; run++) attend_run<R>(u.row, u.pages, n, int64_t(run) * kRun, scale, parts[run]);
+        merge<R>(u.row, parts.get(), u.runs, n);
+      });
+    });
   }
 }
 
@@ -174,7 +234,7 @@ void write(uint16_t* k_pages, uint16_t* v_pages, const float* k, const float* v,
 
 const char* wrong(const Shape& n) {
   if (n.E % 16 || n.E > kWidth) return "the head width must be a multiple of 16 and at most 512";
-  if (n.page % 16 || kRun % n.page) return "the page must be 16, 32, 64, 128 or 256 tokens";
+  if (n.page % 16 || kRun % n.page) return "the page must be 16, 32, 64 or 128 tokens";
   if (n.K == 0 || n.H % n.K) return "query heads must be a multiple of key heads";
   return nullptr;
 }

@@ -33,8 +33,10 @@ def write_kv(
     heads = xp.arange(k.shape[2], dtype=xp.int32)[None, None, :]
     at = xp.zeros_like(holds) + xp.asarray(layer, dtype=xp.int32)
     index = xp.broadcast_arrays(at, holds, heads, slot)  # each (B, T, K)
-    k_pages = xp.swapaxes(home.put(xp.swapaxes(k_pages, 3, 4), tuple(index), k.astype(k_pages.dtype)), 3, 4)
-    return k_pages, home.put(v_pages, tuple(index), v.astype(v_pages.dtype))
+    v_pages = home.put(v_pages, tuple(index), v.astype(v_pages.dtype))
+    at, holds, heads, slot = (i[..., None] for i in index)
+    index = xp.broadcast_arrays(at, holds, heads, xp.arange(k.shape[3], dtype=xp.int32), slot)  # each (B, T, K, E)
+    return home.put(k_pages, tuple(index), k.astype(k_pages.dtype)), v_pages
 
 
 @op

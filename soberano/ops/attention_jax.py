@@ -20,8 +20,8 @@ def _check(k_pages: Array, v_pages: Array, *floats: Array) -> None:
         raise Unsupported(f"attention.cc serves a float16 cache, not {v_pages.dtype}")
     if any(x.dtype != jnp.float32 for x in floats):
         raise Unsupported("attention.cc serves float32 queries, keys and values")
-    if width % 16 or width > 512 or page not in (16, 32, 64, 128, 256):
-        raise Unsupported(f"attention.cc serves heads of 16..512 by 16 and pages of 16..256, not {width} and {page}")
+    if width % 16 or width > 512 or page not in (16, 32, 64, 128):
+        raise Unsupported(f"attention.cc serves heads of 16..512 by 16 and pages of 16..128, not {width} and {page}")
 
 
 def write_kv(

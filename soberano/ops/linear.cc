@@ -6,12 +6,13 @@
 // 32 (or 16) columns, and groups are added in one fixed order by fused multiply-adds. So an output has the same bits alone or in a
 // batch, on one thread or many, on every instruction set.
 //
-//   x (T, I) float32, tiles (S, O/16, bytes) uint8, index () int32 -> y (T, O) float32
+//   x (T, I) float32, index () int32, tiles (S, O/16, bytes) uint8 of each weight -> y (T, O) float32 for each
 //
 // A thread takes panels of 16 rows; for each it walks the tokens 8 at a time, so that codes are unpacked once for 8 tokens and stay in
 // the first-level cache for all of them.
 #include <algorithm>
 #include <memory>
+#include <vector>
 
 #include "soberano/backends/pool.h"
 #include "soberano/quant/tiles.h"
@@ -123,27 +124,52 @@ void tokens(const Tile* tiles, const Activations& x, int64_t t, float* y, int64_
   }
 }
 
+// A weight and where its product goes; `kind` is a TileKind.
+struct Weight {
+  const uint8_t* tiles;
+  float* y;  // (T, outputs)
+  int64_t outputs, kind, bytes;
+};
+
+// Panels [first, last) of one weight, for every token.
 template <class Tile>
-void product(const float* x, const Tile* tiles, float* y, int64_t T, int64_t I, int64_t O) {
+void panels(const Weight& w, const Activations& x, int64_t T, int64_t first, int64_t last) {
+  const int64_t blocks = x.inputs / Tile::columns;
+  for (int64_t p = first; p < last; p++) {
+    const Tile* tiles = (const Tile*)w.tiles + p * blocks;
+    int64_t t = 0;
+    for (; t + 8 <= T; t += 8) tokens<Tile, 8>(tiles, x, t, w.y, w.outputs, p * 16);
+    for (; t + 2 <= T; t += 2) tokens<Tile, 2>(tiles, x, t, w.y, w.outputs, p * 16);
+    for (; t < T; t++) tokens<Tile, 1>(tiles, x, t, w.y, w.outputs, p * 16);
+  }
+}
+
+// The products of the same activations with several weights.
+void products(const float* x, const std::vector<Weight>& weights, int64_t T, int64_t I) {
   Pool& pool = Pool::instance();
   Activations activations(T, I);
-  pool.parallel(T < 8 ? 1 : int(T / 4), [&](int i) {
-    const int64_t count = T < 8 ? 1 : T / 4;
-    for (int64_t t = i * T / count; t < (i + 1) * T / count; t++) activations.quantise(x, t);
+  const int64_t parts = T < 8 ? 1 : T / 4;
+  pool.parallel(int(parts), [&](int i) {
+    for (int64_t t = i * T / parts; t < (i + 1) * T / parts; t++) activations.quantise(x, t);
   });
-  const int64_t panels = (O + 15) / 16, blocks = I / Tile::columns;
-  // Long runs of memory read best, but a thread that is late should leave something to the other: a few shares a thread, and a
-  // product of less than 64 kB of weights stays with the caller.
-  const int64_t work = panels * blocks * int64_t(sizeof(Tile)) * std::max<int64_t>(1, T / 2);
-  const int64_t shares = work < 65536 ? 1 : std::min(panels, pool.threads() * std::clamp<int64_t>(work >> 18, 1, 4));
-  pool.parallel(int(shares), [&](int share) {
-    for (int64_t p = share * panels / shares; p < (share + 1) * panels / shares; p++) {
-      const Tile* rows = tiles + p * blocks;
-      int64_t t = 0;
-      for (; t + 8 <= T; t += 8) tokens<Tile, 8>(rows, activations, t, y, O, p * 16);
-      for (; t + 2 <= T; t += 2) tokens<Tile, 2>(rows, activations, t, y, O, p * 16);
-      for (; t < T; t++) tokens<Tile, 1>(rows, activations, t, y, O, p * 16);
-    }
+  // Long runs of memory read best, but a thread that is late should leave something to the other: a few shares a thread, and products
+  // of less than 64 kB of weights stay with the caller.
+  int64_t bytes = 0;
+  for (const Weight& w : weights) bytes += w.bytes;
+  const int64_t work = bytes * std::max<int64_t>(1, T / 2);
+  const int64_t wanted = work < 65536 ? 1 : pool.threads() * std::clamp<int64_t>(work >> 18, 1, 4);
+  struct Share {
+    const Weight* weight;
+    int64_t first, last;
+  };
+  std::vector<Share> shares;
+  for (const Weight& w : weights) {
+    const int64_t all = (w.outputs + 15) / 16, n = std::clamp<int64_t>((w.bytes * wanted + bytes / 2) / bytes, 1, all);
+    for (int64_t i = 0; i < n; i++) shares.push_back({&w, i * all / n, (i + 1) * all / n});
+  }
+  pool.parallel(int(shares.size()), [&](int i) {
+    const Share& s = shares[i];
+    with_tile(s.weight->kind, [&](auto tile) { panels<decltype(tile)>(*s.weight, activations, T, s.first, s.last); });
   });
 }
 
@@ -151,17 +177,29 @@ void product(const float* x, const Tile* tiles, float* y, int64_t T, int64_t I, 
 }  // namespace soberano
 
 extern "C" void soberano_linear(const float* x, const uint8_t* tiles, float* y, int64_t T, int64_t I, int64_t O, int64_t kind) {
-  soberano::with_tile(kind, [&](auto tile) { soberano::product(x, (const decltype(tile)*)tiles, y, T, I, O); });
+  soberano::with_tile(kind, [&](auto tile) {
+    const int64_t bytes = (O + 15) / 16 * (I / decltype(tile)::columns) * int64_t(sizeof(tile));
+    soberano::products(x, {{tiles, y, O, kind, bytes}}, T, I);
+  });
 }
 
-static ffi::Error linear(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::U8> tiles, ffi::Buffer<ffi::S32> index, ffi::ResultBuffer<ffi::F32> y, int32_t kind) {
-  auto shape = tiles.dimensions();
-  int64_t I = x.dimensions().back(), O = y->dimensions().back(), T = I ? int64_t(x.element_count()) / I : 0;
-  int64_t slot = shape.size() == 3 ? index.typed_data()[0] : 0, slots = shape.size() == 3 ? shape[0] : 1;
-  if (slot < 0 || slot >= slots) return ffi::Error::InvalidArgument("linear: the layer index is outside of the stack");
-  soberano_linear(x.typed_data(), tiles.typed_data() + slot * shape[shape.size() - 2] * shape.back(), y->typed_data(), T, I, O, kind);
+// Arguments: x, index, then a tiles buffer per weight; results: a y per weight; kinds: a TileKind per weight.
+static ffi::Error linear(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> index, ffi::RemainingArgs tiles, ffi::RemainingRets ys, ffi::Span<const int32_t> kinds) {
+  const int64_t I = x.dimensions().back(), T = I ? int64_t(x.element_count()) / I : 0;
+  std::vector<soberano::Weight> weights;
+  for (size_t i = 0; i < tiles.size(); i++) {
+    auto data = tiles.get<ffi::Buffer<ffi::U8>>(i);
+    auto y = ys.get<ffi::Buffer<ffi::F32>>(i);
+    if (data.has_error() || y.has_error()) return ffi::Error::InvalidArgument("linear: tiles are uint8 and results float32");
+    auto shape = data->dimensions();
+    const int64_t slot = shape.size() == 3 ? index.typed_data()[0] : 0, slots = shape.size() == 3 ? shape[0] : 1;
+    if (slot < 0 || slot >= slots) return ffi::Error::InvalidArgument("linear: the layer index is outside of the stack");
+    const int64_t bytes = shape[shape.size() - 2] * shape.back();
+    weights.push_back({data->typed_data() + slot * bytes, (*y)->typed_data(), (*y)->dimensions().back(), kinds[i], bytes});
+  }
+  if (T) soberano::products(x.typed_data(), weights, T, I);
   return ffi::Error::Success();
 }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_linear_ffi, linear,
-                              ffi::Ffi::Bind().Arg<ffi::Buffer<ffi::F32>>().Arg<ffi::Buffer<ffi::U8>>().Arg<ffi::Buffer<ffi::S32>>().Ret<ffi::Buffer<ffi::F32>>().Attr<int32_t>("kind"));
+                              ffi::Ffi::Bind().Arg<ffi::Buffer<ffi::F32>>().Arg<ffi::Buffer<ffi::S32>>().RemainingArgs().RemainingRets().Attr<ffi::Span<const int32_t>>("kinds"));

@@ -24,6 +24,13 @@ def linear(weight: Weight, x: Array) -> Array:
     return product(weight, x)
 
 
+def linears(weights: tuple[Weight, ...], x: Array) -> tuple[Array, ...]:
+    """Multiply the same x (..., I) by several weights: linear(w, x) for each, with less to do between them."""
+    if any(isinstance(weight, Choice) for weight in weights):
+        return tuple(linear(weight, x) for weight in weights)
+    return products(weights, x)
+
+
 def embed(weight: Weight, ids: Array) -> Array:
     """Rows `ids` (...) int32 of a weight (V, D) of any kind -> (..., D) float32."""
     if isinstance(weight, Choice):
@@ -46,6 +53,12 @@ def product(weight: Array | QTensor, x: Array) -> Array:
     home = home_of(x)
     dense = weight.dense(home) if isinstance(weight, QTensor) else weight.astype(home.xp.float32)
     return x @ dense.T
+
+
+@op
+def products(weights: tuple[Array | QTensor, ...], x: Array) -> tuple[Array, ...]:
+    """Multiply x (..., I) by each of several weights (O, I) -> (..., O) for each. Raises ShapeError."""
+    return tuple(product.meaning(weight, x) for weight in weights)
 
 
 @op

@@ -16,25 +16,35 @@ from soberano.quant.tensor import QTensor
 
 def product(weight: Array | QTensor, x: Array) -> Array:
     """Round x to 15 bits per 32 columns, multiply by tiles in exact integers, add groups in one order."""
+    return products((weight,), x)[0]
+
+
+def products(weights: tuple[Array | QTensor, ...], x: Array) -> tuple[Array, ...]:
+    """As `product`, for weights that share x: it is rounded once, and the threads meet once."""
     native_plan()
-    if not isinstance(weight, QTensor) or weight.form != "tiles":
-        raise Unsupported("linear.cc serves weights in tiles; this one is not")
+    for weight in weights:
+        if not isinstance(weight, QTensor) or weight.form != "tiles":
+            raise Unsupported("linear.cc serves weights in tiles; this one is not")
+        if x.shape[-1] != weight.shape[1]:
+            raise Unsupported("shapes do not fit; the meaning says how")
+        if weight.index is not weights[0].index:
+            raise Unsupported("linear.cc serves weights of one layer")
     if x.dtype != jnp.float32:
         raise Unsupported(f"linear.cc serves float32 activations, not {x.dtype}")
-    if x.shape[-1] != weight.shape[1]:
-        raise Unsupported("shapes do not fit; the meaning says how")
-    result = jax.ShapeDtypeStruct((*x.shape[:-1], weight.shape[0]), jnp.float32)
-    call = jax.ffi.ffi_call(native.target("soberano_linear_ffi"), result, vmap_method="sequential")
-    index = jnp.int32(0) if weight.index is None else jnp.asarray(weight.index, jnp.int32)
-    kernel = partial(_call, call, np.int32(weight.layout.kind))
-    meaning = partial(_meaning, weight)
-    return with_gradient_of(meaning, kernel)(x, weight.data, index)
+    results = [jax.ShapeDtypeStruct((*x.shape[:-1], weight.shape[0]), jnp.float32) for weight in weights]
+    call = jax.ffi.ffi_call(native.target("soberano_linear_ffi"), results, vmap_method="sequential")
+    kinds = np.array([weight.layout.kind for weight in weights], np.int32)
+    index = jnp.int32(0) if weights[0].index is None else jnp.asarray(weights[0].index, jnp.int32)
+
+    def kernel(x: Array, index: Array, *data: Array) -> tuple[Array, ...]:
+        return tuple(call(x, index, *data, kinds=kinds))
+
+    return with_gradient_of(partial(_meaning, weights), kernel)(x, index, *(weight.data for weight in weights))
 
 
-def _call(call: object, kind: np.int32, x: Array, data: Array, index: Array) -> Array:
-    return call(x, data, index, kind=kind)  # type: ignore[operator]
-
-
-def _meaning(weight: QTensor, x: Array, data: Array, index: Array) -> Array:
-    view = QTensor(data, None if weight.index is None else index, weight.shape, weight.format, weight.form)
-    return linear.product.meaning(view, x)
+def _meaning(weights: tuple[QTensor, ...], x: Array, index: Array, *data: Array) -> tuple[Array, ...]:
+    here = [
+        QTensor(d, None if w.index is None else index, w.shape, w.format, w.form)
+        for w, d in zip(weights, data, strict=True)
+    ]
+    return linear.products.meaning(tuple(here), x)

@@ -66,6 +66,7 @@ def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
         "distance.l2": (pair, {}),
         "distance.hamming": ((bits, bits), {}),
         "linear.product": ((draw(5, 8), x), {}),
+        "linear.products": (((draw(5, 8), draw(3, 8)), x), {}),
         "linear.rows": ((draw(5, 8), lanes % 5), {}),
         "attention.write_kv": ((pages, pages, draw(2, 2, 1, 4), draw(2, 2, 1, 4), at, table, 0), {}),
         "attention.attention": ((draw(2, 2, 2, 4), pages, pages, at, table, 0), {}),

@@ -11,7 +11,7 @@ from soberano.backends import native
 from soberano.backends.base import Home
 from soberano.backends.homes import home as home_named
 from soberano.core.errors import ShapeError
-from soberano.ops.linear import embed, linear, product
+from soberano.ops.linear import embed, linear, linears, product
 from soberano.quant import tiles
 from soberano.quant.blocks import BlockFormat
 from soberano.quant.tensor import Choice, QTensor
@@ -68,6 +68,17 @@ def test_a_row_has_the_same_bits_alone_and_in_a_batch(kind: type[BlockFormat], r
     for row in (0, 7, 31):
         alone = home.to_numpy(linear(weight, home.asarray(x[row : row + 1])))
         np.testing.assert_array_equal(alone[0], batch[row])
+
+
+@needs_native
+def test_products_together_have_the_bits_of_each_alone(rng: np.random.Generator) -> None:
+    home = home_named("jax")
+    weights = tuple(
+        weight_of(kind, "tiles", random_blocks(kind, 16 * i + 5, 512, rng), home) for i, kind in enumerate(PACKED)
+    )
+    x = home.asarray(rng.normal(size=(3, 512)).astype(np.float32))
+    for together, weight in zip(linears(weights, x), weights, strict=True):
+        np.testing.assert_array_equal(home.to_numpy(together), home.to_numpy(linear(weight, x)))
 
 
 BITS = """

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import soberano
-from tests.smollm2 import smollm2_path
 from tests.server.live import serving
+from tests.smollm2 import smollm2_path
 from tests.tiny import write_tiny_llama
 
 
