@@ -44,7 +44,7 @@ def choose(backend: str | None = None, *, weights: int = 0, progress: Progress =
 
 
 def _auto(weights: int, progress: Progress) -> Plan:
-    why = _no_cuda()
+    why = _no_cuda(auto=True)
     if why is None:
         return Plan("cuda", "cupy", "gpu", weights="blocks", reasons=("auto: an NVIDIA GPU and CuPy are here",))
     platform = _jax_platform()
@@ -87,10 +87,12 @@ def free_memory() -> int:
         return 1 << 62
 
 
-def _no_cuda() -> str | None:
+def _no_cuda(auto: bool = False) -> str | None:
     """Why CuPy cannot be used, or None if it can."""
     if find_spec("cupy") is None:
         return "CuPy is not installed"
+    if auto and find_spec("soberano.ops.linear_cupy") is None:
+        return "its kernels are not written yet"
     try:
         devices = home("cupy").devices()
     except Exception as error:  # CuPy raises many classes for a missing driver or library

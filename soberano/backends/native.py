@@ -13,6 +13,8 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,7 @@ def cpu_flags() -> frozenset[str]:
 def threads() -> int:
     """How many threads the kernels use: SOBERANO_THREADS, or one per core that this process may run on."""
     if settings().threads:
-        return settings().threads
+        return min(settings().threads, 1024)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -116,8 +118,7 @@ def _compile(compiler: str, flags: tuple[str, ...], target: Path, progress: Prog
     import jax
 
     include = [f"-I{PACKAGE.parent}", f"-isystem{jax.ffi.include_dir()}"]
-    build = target.parent / f".build-{os.getpid()}"
-    build.mkdir(mode=0o700, parents=True, exist_ok=True)
+    build = Path(tempfile.mkdtemp(prefix=".build-", dir=target.parent))
     try:
         objects, done = [build / f"{source.stem}.o" for source in sources()], 0
 
@@ -146,7 +147,11 @@ def build(progress: Progress = silent) -> Path:
     target = settings().cache_dir() / "native" / _key(compiler, flags) / "soberano-kernels.so"
     if not target.exists():
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _compile(compiler, flags, target, progress)
+        try:
+            _compile(compiler, flags, target, progress)
+        except Unsupported:
+            if not target.exists():  # else another process has made it meanwhile
+                raise
     if hasattr(os, "getuid") and target.stat().st_uid != os.getuid():
         raise Unsupported(f"{target} belongs to another user; set SOBERANO_CACHE to a folder of your own")
     return target
@@ -162,6 +167,7 @@ def _load(progress: Progress) -> ctypes.CDLL | str:
     return found
 
 
+_loading = threading.Lock()
 _loaded: ctypes.CDLL | str | None = None  # the library, or why there is none: a failure is not tried again
 
 
@@ -170,8 +176,9 @@ def library(progress: Progress = silent) -> ctypes.CDLL:
     global _loaded
     if settings().native == "off":
         raise Unsupported("native kernels are off (SOBERANO_NATIVE=off); unset it to have them")
-    if _loaded is None:
-        _loaded = _load(progress)
+    with _loading:
+        if _loaded is None:
+            _loaded = _load(progress)
     if isinstance(_loaded, str):
         if settings().native == "require":
             raise NativeError(f"SOBERANO_NATIVE=require, but {_loaded}")
@@ -204,7 +211,7 @@ def target(symbol: str) -> str:
 
 
 def call(symbol: str, *args: np.ndarray | int | float) -> None:
-    """Call the plain C function `symbol` of the library: an array goes as a pointer, an int as int64, a float as float32.
+    """Call the C function `symbol` of the library: an array goes as a pointer, an int as int64, a float as float32.
 
     The caller answers for shapes and types. Raises Unsupported where there is no library.
     """

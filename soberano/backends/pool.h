@@ -10,6 +10,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <type_traits>
 
@@ -33,7 +34,10 @@ class Pool {
 
   void resize(int threads) {
     std::lock_guard<std::mutex> one(caller_);
-    for (; workers_ < threads - 1; workers_++) std::thread([this] { serve(); }).detach();
+    try {
+      for (; workers_ < threads - 1; workers_++) std::thread([this] { serve(); }).detach();
+    } catch (const std::system_error&) {  // the system has no more: those there are must do
+    }
   }
 
   template <class Work>

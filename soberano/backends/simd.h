@@ -248,7 +248,8 @@ inline float sum(f32x16 a) { return fold(a, [](float x, float y) { return x + y;
 inline float largest(f32x16 a) { return fold(a, [](float x, float y) { return x > y ? x : y; }); }
 #endif
 
-// exp(x) for x <= 88, to 1 ulp or so; 0 below -87. Cody-Waite reduction, then a degree-6 polynomial in Horner form.
+// exp(x) for x <= 88, to 1 ulp or so; below -87 it stays at exp(-87), about 1e-38. NaN is not kept. Cody-Waite reduction, then a
+// polynomial of degree 6 in Horner form.
 inline f32x16 exp(f32x16 x) {
   x = max(x, set1(-87.0f));
   f32x16 n = round_even(x * set1(1.44269504088896341f));

@@ -232,10 +232,16 @@ void write(uint16_t* k_pages, uint16_t* v_pages, const float* k, const float* v,
   }
 }
 
-const char* wrong(const Shape& n) {
-  if (n.E % 16 || n.E > kWidth) return "the head width must be a multiple of 16 and at most 512";
-  if (n.page % 16 || kRun % n.page) return "the page must be 16, 32, 64 or 128 tokens";
-  if (n.K == 0 || n.H % n.K) return "query heads must be a multiple of key heads";
+// What is wrong with these arguments, or null. Indices come from outside too: a page that is not there would be read.
+const char* wrong(const Shape& n, int64_t layers, int64_t count, int32_t layer, const int32_t* positions, const int32_t* table) {
+  if (n.E % 16 || n.E > kWidth) return "attention: the head width must be a multiple of 16 and at most 512";
+  if (n.page % 16 || kRun % n.page) return "attention: the page must be 16, 32, 64 or 128 tokens";
+  if (n.K == 0 || n.H % n.K) return "attention: query heads must be a multiple of key heads";
+  if (layer < 0 || layer >= layers) return "attention: the layer is outside of the cache";
+  for (int64_t i = 0; i < n.B * n.pages; i++)
+    if (table[i] < 0 || table[i] >= count) return "attention: the table names a page that the cache does not have";
+  for (int64_t i = 0; i < n.B * n.T; i++)
+    if (positions[i] >= n.pages * n.page) return "attention: a position is beyond the pages of its table";
   return nullptr;
 }
 
@@ -251,9 +257,11 @@ static soberano::Shape shape_of(const ffi::Span<const int64_t>& q, const ffi::Sp
 }
 
 static ffi::Error attention(F32 q, F16 k, F16 v, S32 positions, S32 table, S32 layer, ffi::ResultBuffer<ffi::F32> out, float scale) {
-  soberano::Shape n = shape_of(q.dimensions(), v.dimensions(), table);
-  if (const char* why = soberano::wrong(n)) return ffi::Error::InvalidArgument(why);
-  const int64_t skip = layer.typed_data()[0] * v.dimensions()[1] * n.K * n.E * n.page;
+  auto pages = v.dimensions();
+  soberano::Shape n = shape_of(q.dimensions(), pages, table);
+  if (const char* why = soberano::wrong(n, pages[0], pages[1], *layer.typed_data(), positions.typed_data(), table.typed_data()))
+    return ffi::Error::InvalidArgument(why);
+  const int64_t skip = layer.typed_data()[0] * pages[1] * n.K * n.E * n.page;
   soberano::attention(q.typed_data(), (const uint16_t*)k.untyped_data() + skip, (const uint16_t*)v.untyped_data() + skip, positions.typed_data(), table.typed_data(), out->typed_data(), n, scale);
   return ffi::Error::Success();
 }
@@ -261,7 +269,8 @@ static ffi::Error attention(F32 q, F16 k, F16 v, S32 positions, S32 table, S32 l
 static ffi::Error write_kv(F16 k_pages, F16 v_pages, F32 k, F32 v, S32 positions, S32 table, S32 layer, ffi::ResultBuffer<ffi::F16> k_out, ffi::ResultBuffer<ffi::F16> v_out) {
   auto pages = v_pages.dimensions();
   soberano::Shape n = shape_of(k.dimensions(), pages, table);
-  if (const char* why = soberano::wrong(n)) return ffi::Error::InvalidArgument(why);
+  if (const char* why = soberano::wrong(n, pages[0], pages[1], *layer.typed_data(), positions.typed_data(), table.typed_data()))
+    return ffi::Error::InvalidArgument(why);
   if (k_out->untyped_data() != k_pages.untyped_data()) std::memcpy(k_out->untyped_data(), k_pages.untyped_data(), k_pages.size_bytes());
   if (v_out->untyped_data() != v_pages.untyped_data()) std::memcpy(v_out->untyped_data(), v_pages.untyped_data(), v_pages.size_bytes());
   const int64_t skip = layer.typed_data()[0] * pages[1] * n.K * n.E * n.page;

@@ -30,9 +30,11 @@ def write_kv(
     """Write in place: the results alias the arguments."""
     _check(k_pages, v_pages, k, v)
     out = (jax.ShapeDtypeStruct(k_pages.shape, k_pages.dtype), jax.ShapeDtypeStruct(v_pages.shape, v_pages.dtype))
-    call = jax.ffi.ffi_call(native.target("soberano_write_kv_ffi"), out, input_output_aliases={0: 0, 1: 1})
-    k_pages, v_pages = call(k_pages, v_pages, k, v, positions, table, jnp.asarray(layer, jnp.int32))
-    return k_pages, v_pages
+    call = jax.ffi.ffi_call(
+        native.target("soberano_write_kv_ffi"), out, input_output_aliases={0: 0, 1: 1}, vmap_method="sequential"
+    )
+    fast = with_gradient_of(meaning.write_kv.meaning, lambda *arrays: tuple(call(*arrays)))
+    return fast(k_pages, v_pages, k, v, positions, table, jnp.asarray(layer, jnp.int32))
 
 
 def attention(
@@ -47,7 +49,9 @@ def attention(
 ) -> Array:
     """Row by row in one fixed order, so that a token's result does not depend on its batch."""
     _check(k_pages, v_pages, q)
-    call = jax.ffi.ffi_call(native.target("soberano_attention_ffi"), jax.ShapeDtypeStruct(q.shape, jnp.float32))
+    call = jax.ffi.ffi_call(
+        native.target("soberano_attention_ffi"), jax.ShapeDtypeStruct(q.shape, jnp.float32), vmap_method="sequential"
+    )
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     fast = with_gradient_of(partial(meaning.attention.meaning, scale=scale), partial(call, scale=np.float32(scale)))
     return fast(q, k_pages, v_pages, positions, table, jnp.asarray(layer, jnp.int32))

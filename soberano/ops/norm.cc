@@ -20,7 +20,9 @@ static void rms_norm_row(const float* x, const float* weight, float* y, int64_t 
 
 static ffi::Error rms_norm(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> weight, ffi::ResultBuffer<ffi::F32> y, float eps) {
   const int64_t D = x.dimensions().back(), rows = D ? int64_t(x.element_count()) / D : 0;
-  for (int64_t r = 0; r < rows; r++) rms_norm_row(x.typed_data() + r * D, weight.typed_data(), y->typed_data() + r * D, D, eps);
+  const int64_t weights = D ? int64_t(weight.element_count()) / D : 0;  // 1; under vmap one for every so many rows
+  for (int64_t r = 0; r < rows; r++)
+    rms_norm_row(x.typed_data() + r * D, weight.typed_data() + r * weights / rows * D, y->typed_data() + r * D, D, eps);
   return ffi::Error::Success();
 }
 

@@ -13,7 +13,7 @@ from soberano.core.types import Array
 from soberano.ops import norm
 
 
-def rms_norm(x: Array, weight: Array, *, eps: float = 1e-6) -> Array:
+def rms_norm(x: Array, weight: Array, *, eps: float) -> Array:
     """Each row in one fixed order of sums, so that it has the same bits in every batch."""
     native_plan()
     if x.dtype != jnp.float32 or weight.dtype != jnp.float32 or weight.shape != x.shape[-1:]:

@@ -114,3 +114,37 @@ def test_heads_that_do_not_fit_are_named(home: Home, rng: np.random.Generator) -
     where = home.asarray(np.zeros((1, 1), np.int32))
     with pytest.raises(ShapeError, match="has 3 heads of 16, the cache 2 of 16"):
         attention(q, k, v, where, where, 0)
+
+
+@needs_native
+def test_an_index_from_outside_is_refused(rng: np.random.Generator) -> None:
+    home = home_named("jax")
+    k, v = (home.asarray(a) for a in pages(rng, np.float16))
+    q = home.asarray(np.zeros((1, 1, 2, WIDTH), np.float32))
+    good, one = np.zeros((1, 1), np.int32), home.asarray(np.int32(0))
+    cases = [
+        (good, good + 9_999_999, 0, "the table names a page"), (good, good - 1, 0, "the table names a page"),
+        (good + PAGE, good, 0, "a position is beyond"), (good, good, 2, "the layer is outside"),
+    ]  # fmt: skip
+    for position, table, layer, message in cases:
+        where = home.asarray(position), home.asarray(table)
+        with pytest.raises(Exception, match=message):
+            home.to_numpy(attention(q, k, v, *where, one + layer, impl="kernel"))
+        with pytest.raises(Exception, match=message):
+            home.to_numpy(write_kv(k, v, q, q, *where, one + layer, impl="kernel")[0])
+
+
+@needs_native
+def test_vmap_and_gradient_of_the_kernels(rng: np.random.Generator) -> None:
+    import jax
+
+    home = home_named("jax")
+    k, v = (home.asarray(a) for a in pages(rng, np.float16))
+    q = home.asarray(rng.normal(size=(3, 1, 2, 4, WIDTH)).astype(np.float32))
+    where, table = home.asarray(np.array([[3, 40]], np.int32)), home.asarray(np.arange(PAGES, dtype=np.int32)[None])
+    together = jax.vmap(lambda q: attention(q, k, v, where, table, 0))(q)
+    for i in range(3):
+        np.testing.assert_array_equal(together[i], attention(q[i], k, v, where, table, 0))
+    new = q[0, :, :, :KV_HEADS]
+    slope = jax.grad(lambda n: (write_kv(k, v, n, n, where, table, 0)[0].astype(np.float32) ** 2).sum())(new)
+    np.testing.assert_allclose(slope, 2 * new, rtol=2e-3)  # float16 pages

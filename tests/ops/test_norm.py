@@ -91,3 +91,11 @@ def test_refuses_with_the_numbers(home: Home) -> None:
         layer_norm(x, four, three, eps=1e-5)
     with pytest.raises(ShapeError, match="single number"):
         rms_norm(home.asarray(np.zeros((), np.float32)), four, eps=1e-5, impl="meaning")
+
+
+def test_vmap_over_weights(rng: np.random.Generator) -> None:
+    import jax
+
+    x, weight = (rng.normal(size=(3, 32)).astype(np.float32) for _ in range(2))
+    together = jax.vmap(partial(rms_norm, eps=1e-5))(x, weight)
+    assert_close(together, np.stack([rms(a, w, 1e-5) for a, w in zip(x, weight, strict=True)]), size=4, what="rms_norm")
