@@ -52,7 +52,7 @@ class Engine:
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
         self._numbers = itertools.count(1)
-        self._full = False  # the model had no pages at the last try; true until a job gives some back
+        self._full = False  # the model had no pages for the head of the queue at the last try; true until a job ends
         self._stop_at: float | None = None
         self._thread = threading.Thread(target=self._run, name="soberano-engine", daemon=True)
 
@@ -223,14 +223,21 @@ class Engine:
                 job.generation.close()
             except Exception:
                 log.exception("closing job %d failed", job.number)
-            self._full = False
+        self._full = False  # room was given back, or the job that found none has left the queue to a smaller one
         self._tell(job, event)
 
     def _tell(self, job: Job, event: Event) -> None:
-        """Pass an event on. A listener that raises (its event loop is gone) loses its job, and the engine goes on."""
-        try:
-            for watch in self.watchers:
+        """Pass an event on, and go on whoever fails at hearing it.
+
+        Watchers come first: a client that has its answer finds it counted. A watcher that raises keeps the event from
+        nobody; a listener that raises (its event loop is gone) loses its job.
+        """
+        for watch in self.watchers:
+            try:
                 watch(job, event)
+            except Exception:
+                log.exception("a watcher failed at %s of job %d", type(event).__name__, job.number)
+        try:
             job.listener(event)
         except Exception as error:
             job.cancelled = True

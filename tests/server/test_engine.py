@@ -137,6 +137,55 @@ def test_a_cancelled_job_leaves_the_queue():
     engine.stop()
 
 
+class Pages(FakeModel):
+    """A prompt of so many letters takes so many pages."""
+
+    def start(self, prompt: Any, options: Options) -> Any:
+        if len(prompt) > self.pages:
+            raise CapacityError(f"{len(prompt)} pages are wanted, {self.pages} are free")
+        made = super().start(prompt, options)
+        self.pages += 1 - len(prompt)  # beside the one that FakeModel has taken
+        made.close = lambda: setattr(self, "pages", self.pages + len(prompt))
+        return made
+
+
+def test_who_leaves_the_head_of_the_queue_makes_way_for_smaller_ones():
+    model = Pages(delay=0.01, pages=10, text="on and " * 200)
+    engine = begin(model)
+    first, first_job = ask(engine, "aaaaa")
+    assert first.text.wait(5)
+    large, large_job = ask(engine, "bbbbbbbb")
+    small, _ = ask(engine, "cc", max_tokens=2)
+    time.sleep(0.1)
+    assert not small.events, "the small one never overtakes the large one"
+    engine.cancel(large_job)
+    assert small.last().reason == "length" and isinstance(large.last().error, Cancelled)
+    assert not first.end.is_set(), "the first one still runs"
+    engine.cancel(first_job)
+    engine.stop()
+    assert model.pages == 10
+
+
+@pytest.mark.parametrize("heard", [Admitted, Piece, Finished, Failed])
+def test_a_watcher_that_raises_keeps_no_event_from_a_client_nor_from_the_next_watcher(
+    heard: type, caplog: pytest.LogCaptureFixture
+):
+    model = FakeModel(text="one two", break_at=2 if heard is Failed else -1)
+    engine = begin(model)
+    seen: list[Event] = []
+
+    def watch(job: Any, event: Event) -> None:
+        if isinstance(event, heard):
+            raise RuntimeError("no label is called so")
+
+    engine.watchers += [watch, lambda job, event: seen.append(event)]
+    client, _ = ask(engine)
+    assert isinstance(client.last(), Finished) or heard is Failed
+    engine.stop()
+    assert seen == client.events and isinstance(seen[0], Admitted) and isinstance(seen[-1], (Finished, Failed))
+    assert heard is Failed or "no label is called so" in caplog.text
+
+
 def test_a_deadline_ends_a_running_and_a_waiting_job():
     model = FakeModel(delay=0.02, pages=1)
     engine = begin(model, deadline_s=0.1)
