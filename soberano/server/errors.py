@@ -1,4 +1,6 @@
-"""From an exception to an HTTP status and an OpenAI error body: one table, read from the top, first match wins.
+"""The errors of serving, beside those of soberano.core.errors, and what clients see of both.
+
+From an exception to an HTTP status and an OpenAI error body it is one table, read from the top, first match wins.
 
 The body is `{"error": {"message", "type", "param", "code"}}` for every answer that is no success, those of unknown
 routes and wrong methods too. A message of ours is shown as it is; of anything unexpected the client learns only the

@@ -1,4 +1,4 @@
-"""The chat page: three static files, read once, served with an ETag and a policy that lets nothing foreign run."""
+"""The chat page: static files beside this one, read once, served with an ETag and a policy that bars all else."""
 
 import functools
 import hashlib
