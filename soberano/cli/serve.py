@@ -1,7 +1,6 @@
 """`soberano serve MODEL`: the OpenAI-compatible server and its chat page."""
 
 import argparse
-import functools
 import sys
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from soberano.server.app import serve
 
     with progress() as show:
-        return serve(
+        serve(
             path,
             args.host,
             args.port,
@@ -51,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
             context=args.context,
             api_key=key,
             progress=show,
-            say=functools.partial(print, flush=True),  # whoever reads the address from a pipe waits for it
         )
+    return 0
 
 
 def _key(path: str | None) -> str | None:

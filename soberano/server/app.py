@@ -5,7 +5,6 @@ import hashlib
 import hmac
 import re
 import signal
-import sys
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +14,11 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from soberano.core.errors import SoberanoError
+from soberano.core.errors import InputError
+from soberano.core.printable import printable
 from soberano.core.progress import Progress, silent
 from soberano.models.model import Model, load
+from soberano.server.door import Door
 from soberano.server.engine import Engine
 from soberano.server.errors import REQUEST_ID, RequestError, Stopping, response_to
 from soberano.server.metrics import Metrics
@@ -27,8 +28,12 @@ LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.AS
 """Host headers that a browser sends only when the user typed this machine: anything else is DNS rebinding."""
 
 MAX_BODY = 4 * 2**20
+KEEPALIVE_S = 75.0
+"""How long a connection may rest between two requests."""
+
 API_KEY = web.AppKey("api_key_digest", bytes)
 ONLY_LOOPBACK = web.AppKey("only_loopback", bool)
+DOOR = web.AppKey("door", Door)
 
 
 def make_app(
@@ -38,15 +43,18 @@ def make_app(
     only_loopback: bool = True,
     grace_s: float = 10.0,
     heartbeat_s: float = 5.0,
+    patience_s: float = 60.0,
 ) -> web.Application:
     """Put the application together around an engine that the caller starts; the application stops it.
 
     `only_loopback` refuses requests whose Host header names anything but this machine. `grace_s` is the time that
-    running answers get at the end.
+    running answers get at the end. `patience_s` is how long a client may take to send a body, or to take an answer.
     """
-    app = web.Application(middlewares=[name_request, shape_errors, check_host, check_key], client_max_size=MAX_BODY)
+    rooms = [name_request, deliver, shape_errors, check_host, check_key]
+    app = web.Application(middlewares=rooms, client_max_size=MAX_BODY)
     text = ThreadPoolExecutor(1, "soberano-text")
-    app[STATE] = State(engine, Metrics(engine), text, heartbeat_s)
+    app[STATE] = State(engine, Metrics(engine), text, heartbeat_s, patience_s)
+    app[DOOR] = Door()
     app[ONLY_LOOPBACK] = only_loopback
     if api_key is not None:
         app[API_KEY] = _digest(api_key)
@@ -73,7 +81,24 @@ async def name_request(request: web.Request, handler: Handler) -> web.StreamResp
     """Give every request an id: the client's x-request-id where it is harmless, else a new one."""
     given = request.headers.get("x-request-id", "")
     REQUEST_ID.set(given if re.fullmatch(r"[\w.:-]{1,128}", given, re.ASCII) else uuid.uuid4().hex)
+    request.app[DOOR].asked(request)
     return await handler(request)
+
+
+@web.middleware
+async def deliver(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Send the answer, and hang up on a client that does not take it. A stream has sent most of itself by now."""
+    response = await handler(request)
+    try:
+        async with asyncio.timeout(request.app[STATE].patience_s):
+            await response.prepare(request)
+            await response.write_eof()
+    except ConnectionError:
+        pass  # the client has left
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+    return response
 
 
 @web.middleware
@@ -122,7 +147,7 @@ def _digest(key: str) -> bytes:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)  # whoever reads the address from a pipe waits for it
+    print(printable(line, lines=False), flush=True)  # whoever reads the address from a pipe waits for it
 
 
 def serve(
@@ -141,13 +166,13 @@ def serve(
     deadline_s: float = 600.0,
     grace_s: float = 10.0,
     progress: Progress = silent,
-    say: Callable[[str], Any] = _say,
-) -> int:
-    """Serve a model, given as a path or already loaded, until SIGINT or SIGTERM; return the exit status of the process.
+) -> None:
+    """Serve a model, given as a path or already loaded, until SIGINT or SIGTERM.
 
     The port is open while the model loads: /health answers 503 then. The cache has room for `sequences` answers of
     the full context; up to `max_running` shorter ones share it. Clients know the model as `name`, or by its own name.
-    `demo` adds a line on what to do first. A second signal ends without grace.
+    `demo` adds a line on what to do first. A second signal ends without grace. Raises InputError when there is
+    no listening at `host` and `port`, and what loading raises.
     """
 
     def watched(label: str, done: int, total: int | None, unit: str) -> None:
@@ -164,9 +189,9 @@ def serve(
     )
     app = make_app(engine, api_key=api_key, only_loopback=bool(LOOPBACK.fullmatch(_in_url(host))), grace_s=grace_s)
     try:
-        return asyncio.run(_serve(app, engine, host, port, demo, say))
+        asyncio.run(_serve(app, engine, host, port, demo))
     except KeyboardInterrupt:  # where the event loop takes no signal handlers (Windows)
-        return 0
+        pass
     finally:
         engine.stop()
         if engine.loaded.done() and not engine.loaded.exception() and isinstance(model, (str, Path)):
@@ -181,20 +206,35 @@ def _loader(
     return lambda: load(model, backend=backend, context=context, sequences=sequences, progress=progress)
 
 
-async def _serve(
-    app: web.Application, engine: Engine, host: str, port: int, demo: bool, say: Callable[[str], Any]
-) -> int:
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=5.0)
+async def _serve(app: web.Application, engine: Engine, host: str, port: int, demo: bool) -> None:
+    runner = web.AppRunner(
+        app, handler_cancellation=True, access_log=None, shutdown_timeout=5.0, keepalive_timeout=KEEPALIVE_S
+    )
     await runner.setup()
+    listener = None
     try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError as error:
-        print(
-            f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port, or 0 for any free one",
-            file=sys.stderr,
-        )
+        listener = await _listen(app, runner, host, port)
+        await _until_told(engine, listener, host, demo)
+    finally:
+        if listener is not None:
+            listener.close()
         await runner.cleanup()
-        return 1
+
+
+async def _listen(app: web.Application, runner: web.AppRunner, host: str, port: int) -> asyncio.Server:
+    door = app[DOOR]
+    door.server = runner.server
+    try:
+        return await asyncio.get_running_loop().create_server(door, host, port)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no resolver takes
+        why = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"cannot listen on {host} port {port}: {why}; choose another with --port, or 0 for any free one"
+        ) from None
+
+
+async def _until_told(engine: Engine, listener: asyncio.Server, host: str, demo: bool) -> None:
+    """Load the model, say where it is served, and wait for a signal. Raises what loading raises."""
     stop = asyncio.Event()
     _on_signals(stop, engine)
     engine.start()
@@ -203,20 +243,16 @@ async def _serve(
     stopping: asyncio.Future[Any] = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
-        if loading.done():
-            loading.result()
-            address = f"http://{_in_url(host)}:{runner.addresses[0][1]}"
-            say(f"Serving {engine.name} at {address} (chat page; the OpenAI API is under {address}/v1). Ctrl-C stops.")
-            if demo:
-                say(f"Open {address} in a browser and say hello.")
-            await stopping
-        return 0
-    except (SoberanoError, OSError) as error:
-        print(f"cannot load the model: {error}", file=sys.stderr)
-        return 1
+        if stop.is_set():
+            return
+        loading.result()
+        address = f"http://{_in_url(host)}:{listener.sockets[0].getsockname()[1]}"
+        _say(f"Serving {engine.name} at {address} (chat page; the OpenAI API is under {address}/v1). Ctrl-C stops.")
+        if demo:
+            _say(f"Open {address} in a browser and say hello.")
+        await stopping
     finally:
         stopping.cancel()
-        await runner.cleanup()
 
 
 def _on_signals(stop: asyncio.Event, engine: Engine) -> None:

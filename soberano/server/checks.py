@@ -1,11 +1,15 @@
 """Read one value of a JSON request: right type, right range, or a RequestError that names the field."""
 
 import difflib
-import math
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
+from soberano.core.errors import ContextError
 from soberano.server.errors import RequestError
+
+LONGEST_NAME = 64
+"""Longer names of fields are no misspelling of any of ours, and comparing them takes seconds."""
 
 KINDS = {
     dict: "an object",
@@ -18,11 +22,28 @@ KINDS = {
 }
 
 
+_short = reprlib.Repr()
+_short.maxlevel, _short.maxlist, _short.maxdict = 3, 4, 4
+_short.maxstring = _short.maxlong = _short.maxother = 60
+
+
+def shown(value: Any) -> str:
+    """A value for an error message: at most 60 characters, however large the value is."""
+    text = _short.repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def wrong(param: str, value: Any, want: str) -> RequestError:
     """The error for a field that holds something else than `want`."""
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-    return RequestError(f"{param} is {shown}, but must be {want}", param)
+    return RequestError(f"{param} is {shown(value)}, but must be {want}", param)
+
+
+def fits(param: str, count: int, what: str, context: int) -> None:
+    """Refuse `count` tokens, or what takes at least as many, where the context has no room for them and an answer."""
+    if count >= context:
+        raise ContextError(
+            f"{param} is {count} {what}, but the context holds {context} tokens, the answer included; shorten it"
+        )
 
 
 def mapping(param: str, value: Any) -> dict[str, Any]:
@@ -45,8 +66,8 @@ def whole(param: str, value: Any, low: int, high: int) -> int:
     >>> whole("n", 3.0, 1, 16)
     3
     """
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value != int(value) or not low <= value <= high:
+    is_whole = value.is_integer() if isinstance(value, float) else isinstance(value, int)  # no infinity, no NaN
+    if not is_whole or isinstance(value, bool) or not low <= value <= high:
         raise wrong(param, value, f"a whole number from {low} to {high}")
     return int(value)
 
@@ -76,7 +97,7 @@ def known(given: Iterable[str], names: Iterable[str]) -> None:
     names = list(names)
     for name in given:
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
+            near = difflib.get_close_matches(name, names, 1) if len(name) <= LONGEST_NAME else []
             hint = f"; did you mean {near[0]}?" if near else ""
             raise RequestError(
                 f"{name[:80]!r} is no parameter of this route{hint}", name[:80], code="unknown_parameter"

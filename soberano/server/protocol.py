@@ -10,11 +10,12 @@ Beyond OpenAI: `top_k`, `min_p`, `repeat_penalty`, `ignore_eos`.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from soberano.models.options import Options
 from soberano.server import checks, said
 from soberano.server.errors import RequestError
+from soberano.server.said import Limits
 
 MAX_CHOICES = 16
 MAX_STOPS = 16
@@ -85,13 +86,6 @@ CHAT = (
 COMPLETION = (*COMMON, *SAMPLING, "prompt", "echo", "best_of", "suffix")
 
 
-class Limits(NamedTuple):
-    """What the model can take."""
-
-    context: int
-    vocabulary: int
-
-
 @dataclass(frozen=True)
 class Asked:
     """One request: prompts times `n` choices, all with the same options (their seeds differ)."""
@@ -117,29 +111,28 @@ class Asked:
 
 
 def chat(body: Any, limits: Limits) -> Asked:
-    """Read the body of /v1/chat/completions. Raises RequestError."""
+    """Read the body of /v1/chat/completions. Raises RequestError, or ContextError for what cannot fit."""
     body = _fields(body, CHAT)
     if "messages" not in body:
         raise RequestError("messages is missing; send a list of {role, content}", "messages", code="missing_parameter")
     metadata = checks.mapping("metadata", body.get("metadata", {}))
     for key, value in metadata.items():
         checks.text(f"metadata.{key[:64]}", value)
-    wanted = body.get("max_completion_tokens", body.get("max_tokens"))
-    if "max_tokens" in body and body["max_tokens"] != wanted:
-        raise RequestError(
-            f"max_tokens is {body['max_tokens']!r} and max_completion_tokens is {wanted!r}; they mean the same",
-            "max_tokens",
-        )
-    named = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
+    budgets = {
+        name: _tokens(name, body[name], limits) for name in ("max_completion_tokens", "max_tokens") if name in body
+    }
+    if len(set(budgets.values())) > 1:
+        said_twice = " and ".join(f"{name} is {value}" for name, value in budgets.items())
+        raise RequestError(f"{said_twice}, but they mean the same; send one of them", "max_tokens")
     return Asked(
-        messages=said.messages(body["messages"]),
-        options=_options(body, limits, _tokens(named, wanted, limits), _chat_logprobs(body)),
+        messages=said.messages(body["messages"], limits),
+        options=_options(body, limits, next(iter(budgets.values()), None), _chat_logprobs(body)),
         **_shared(body),
     )
 
 
 def completion(body: Any, limits: Limits) -> Asked:
-    """Read the body of /v1/completions. Raises RequestError."""
+    """Read the body of /v1/completions. Raises RequestError, or ContextError for what cannot fit."""
     body = _fields(body, COMPLETION)
     if "prompt" not in body:
         raise RequestError(
@@ -157,7 +150,7 @@ def completion(body: Any, limits: Limits) -> Asked:
         raise RequestError(
             "echo is true together with logprobs, but prompts are not scored; send one of the two", "echo"
         )
-    prompts = said.prompts(body["prompt"], limits.vocabulary)
+    prompts = said.prompts(body["prompt"], limits)
     if len(prompts) * shared["n"] > MAX_CHOICES:
         asked = f"{len(prompts)} prompts with n = {shared['n']}"
         raise RequestError(f"n: {asked} are more than {MAX_CHOICES} answers; send several requests", "n")

@@ -12,12 +12,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from soberano.models.model import Model
 from soberano.models.options import Options
-from soberano.server import page, protocol, stream
+from soberano.server import checks, page, protocol, stream
 from soberano.server.answers import ChatForm, Form, TextForm
 from soberano.server.engine import Engine
 from soberano.server.errors import RequestError
 from soberano.server.metrics import Metrics
 from soberano.server.run import Run
+from soberano.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class State:
     metrics: Metrics
     text: Executor  # one thread for templates and tokenizing, so that neither blocks the event loop or the device
     heartbeat_s: float = 5.0
+    patience_s: float = 60.0  # how long a client may take to send a body, or to take what it is sent
 
 
 STATE = web.AppKey("state", State)
@@ -40,7 +42,7 @@ SHOWN = ("temperature", "top_k", "top_p", "min_p")
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Continue a conversation."""
     state, model = _ready(request)
-    asked = protocol.chat(await _json(request), protocol.Limits(model.context, model.tokenizer.size))
+    asked = protocol.chat(await _json(request), _limits(model))
     _check_model(asked.model, state.engine.name)
     if model.chat is None:
         raise RequestError(
@@ -57,7 +59,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 async def completions(request: web.Request) -> web.StreamResponse:
     """Continue a text."""
     state, model = _ready(request)
-    asked = protocol.completion(await _json(request), protocol.Limits(model.context, model.tokenizer.size))
+    asked = protocol.completion(await _json(request), _limits(model))
     _check_model(asked.model, state.engine.name)
     prompts = [await _tokens(state, model, prompt) for prompt in asked.prompts]
     shown = [p if isinstance(p, str) else model.tokenizer.decode(p, special=True) for p in asked.prompts]
@@ -114,6 +116,16 @@ def _ready(request: web.Request) -> tuple[State, Model]:
     return state, state.engine.model
 
 
+def _limits(model: Model) -> protocol.Limits:
+    return protocol.Limits(model.context, model.tokenizer.size, _token_bytes(model.tokenizer))
+
+
+@functools.lru_cache(maxsize=1)
+def _token_bytes(tokenizer: Tokenizer) -> int:
+    """The most bytes of text that one token can stand for. No spelling is shorter than what it says."""
+    return max(len(spelling.encode("utf-8", "surrogatepass")) for spelling in tokenizer.vocab.tokens)
+
+
 async def _json(request: web.Request) -> Any:
     """The JSON body. Its type must be JSON: a page of another origin cannot send that without asking first."""
     if request.content_type != "application/json":
@@ -124,7 +136,13 @@ async def _json(request: web.Request) -> Any:
         )
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise RequestError("the body is compressed; send it as it is", code="unsupported_encoding", status=415)
-    raw = await request.read()
+    try:
+        async with asyncio.timeout(request.app[STATE].patience_s):
+            raw = await request.read()
+    except TimeoutError:
+        raise RequestError(
+            "the body has not come in time; send it at once", code="request_timeout", status=408
+        ) from None
     try:
         return json.loads(raw.decode())
     except (ValueError, RecursionError) as error:
@@ -138,18 +156,21 @@ def _check_model(asked: str | None, name: str) -> None:
 
 
 async def _tokens(state: State, model: Model, prompt: str | tuple[int, ...]) -> list[int]:
-    """The tokens of a raw prompt, in which special tokens count as such."""
+    """The tokens of a raw prompt, in which special tokens count as such. Raises ContextError for too many."""
     if not isinstance(prompt, str):
         return list(prompt)
     encode = functools.partial(model.tokenizer.encode, prompt, special=True)
-    return await asyncio.get_running_loop().run_in_executor(state.text, encode)
+    tokens = await asyncio.get_running_loop().run_in_executor(state.text, encode)
+    checks.fits("prompt", len(tokens), "tokens", model.context)  # before the next prompt takes its time
+    return tokens
 
 
 async def _answer(request: web.Request, asked: protocol.Asked, prompts: list[Any], form: Form) -> web.StreamResponse:
     state = request.app[STATE]
     async with Run(state.engine, [(prompts[i], options) for i, options in asked.choices]) as run:
         if asked.stream:
-            return await stream.send(request, run, form, asked.n, state.heartbeat_s, include_usage=asked.include_usage)
+            waits = state.heartbeat_s, state.patience_s
+            return await stream.send(request, run, form, asked.n, *waits, include_usage=asked.include_usage)
         return web.json_response(await stream.collect(request, run, form, asked.n, state.heartbeat_s))
 
 

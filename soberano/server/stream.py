@@ -6,6 +6,7 @@ honest status; while a request waits longer than the heartbeat, comments keep th
 middle is one last event, and the [DONE] that then stays away tells that the answer is not whole.
 """
 
+import asyncio
 import json
 from typing import Any
 
@@ -58,9 +59,19 @@ async def collect(
 
 
 async def send(
-    request: web.Request, run: Run, form: Form, choices_a_prompt: int, heartbeat_s: float, *, include_usage: bool
+    request: web.Request,
+    run: Run,
+    form: Form,
+    choices_a_prompt: int,
+    heartbeat_s: float,
+    patience_s: float,
+    *,
+    include_usage: bool,
 ) -> web.StreamResponse:
-    """Stream the answer. Raises what happens before the first byte; what happens later is told in the stream."""
+    """Stream the answer. Raises what happens before the first byte; what happens later is told in the stream.
+
+    A client that leaves a piece unread for `patience_s` is taken for gone.
+    """
     batches = run.batches(heartbeat_s)
     batch = await anext(batches)
     for _, event in batch:
@@ -70,17 +81,25 @@ async def send(
     await response.prepare(request)
     writer = _Writer(form, len(run.choices), include_usage)
     try:
-        await response.write(writer.opening() + writer.encode(batch))
+        await _write(response, writer.opening() + writer.encode(batch), patience_s)
         async for batch in batches:
             if gone(request) or writer.failed:
                 break
-            await response.write(writer.encode(batch))
+            await _write(response, writer.encode(batch), patience_s)
         if not writer.failed:
-            await response.write(writer.closing(choices_a_prompt))
+            await _write(response, writer.closing(choices_a_prompt), patience_s)
         await response.write_eof()
     except ConnectionError:
         pass  # the client left; leaving the run cancels its jobs
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
     return response
+
+
+async def _write(response: web.StreamResponse, data: bytes, patience_s: float) -> None:
+    async with asyncio.timeout(patience_s):
+        await response.write(data)
 
 
 class _Writer:

@@ -19,6 +19,7 @@ class FakeTokenizer:
     size = 256
     bos = eos = None
     stop_ids: frozenset[int] = frozenset()
+    vocab = SimpleNamespace(tokens=[chr(i) for i in range(128)])
 
     def encode(self, text: str, *, special: bool = False, add_bos: bool | None = None) -> list[int]:
         return list(text.encode())

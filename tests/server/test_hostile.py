@@ -2,11 +2,14 @@
 
 import asyncio
 import gzip
+import io
+import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from tests.server.fake import FakeModel
+from tests.server.fake import FakeModel, FakeTokenizer
 from tests.server.live import serving
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -73,6 +76,57 @@ async def test_a_zip_bomb_is_refused_quickly():
     reply, model = await raw(HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb) + bomb)
     assert (not reply or reply.split(b" ")[1] in (b"400", b"413", b"415")) and model.generations == []
     assert time.monotonic() - began < 3
+
+
+async def test_a_number_that_no_float_holds_is_refused():
+    body = b'{"prompt": "hi", "seed": ' + b"9" * 400 + b"}"
+    reply, model = await raw(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    assert reply.startswith(b"HTTP/1.1 400") and b'"seed"' in reply and model.generations == []
+
+
+async def test_a_body_that_never_ends_is_given_up():
+    async with serving(FakeModel(), patience_s=0.1) as client:
+        reader, writer = await asyncio.open_connection(client.host, client.port)
+        writer.write(HEAD + b"Content-Length: 100\r\n\r\n{")
+        reply = await asyncio.wait_for(reader.read(4096), 5)
+        writer.close()
+    assert reply.startswith(b"HTTP/1.1 408") and b"request_timeout" in reply
+
+
+@pytest.mark.parametrize("stream", [b"false", b"true"])
+async def test_a_client_that_does_not_read_is_hung_up_on(stream: bytes):
+    model = FakeModel(text="one " * 50, pages=20, context=1_000_000)
+    body = b'{"prompt": "%b", "echo": true, "n": 16, "stream": %b}' % (b"x" * 700_000, stream)
+    async with serving(model, patience_s=0.3) as client:
+        deaf = socket.socket()
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect((client.host, client.port))
+        deaf.setblocking(False)
+        await asyncio.get_running_loop().sock_sendall(deaf, HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        connections = client.server.runner.server
+        for _ in range(1500):
+            if model.generations and not connections.connections:
+                break
+            await asyncio.sleep(0.01)
+        assert model.generations and not connections.connections
+        deaf.close()
+
+
+async def test_a_long_text_costs_no_tokenizing(monkeypatch: pytest.MonkeyPatch):
+    asked: list[int] = []
+    monkeypatch.setattr(
+        FakeTokenizer, "encode", lambda self, text, **how: asked.append(len(text)) or list(text.encode())
+    )
+    async with serving(FakeModel()) as client:
+        body = io.BytesIO(b'{"prompt": "%b"}' % (b"x" * 4_000_000))
+        reply = await client.post("/v1/completions", data=body, headers={"Content-Type": "application/json"})
+        assert (reply.status, (await reply.json())["error"]["code"]) == (400, "context_length_exceeded")
+        assert asked == []
+    monkeypatch.setattr(FakeTokenizer, "vocab", SimpleNamespace(tokens=["longer"]))
+    async with serving(FakeModel()) as client:
+        reply = await client.post("/v1/completions", json={"prompt": ["x" * 600] * 16})
+        assert (await reply.json())["error"]["code"] == "context_length_exceeded"
+        assert asked == [600], "after the first prompt that does not fit, the others are left alone"
 
 
 async def test_a_number_of_a_million_digits_is_refused_quickly():

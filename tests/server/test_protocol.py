@@ -1,5 +1,6 @@
 """Every documented parameter is honoured or refused by name; whatever arrives, nothing but a RequestError comes out."""
 
+import time
 from typing import Any
 
 import pytest
@@ -8,10 +9,11 @@ from hypothesis import strategies as st
 from openai.types import completion_create_params as of_completions
 from openai.types.chat import completion_create_params as of_chat
 
+from soberano.core.errors import ContextError
 from soberano.server import protocol
 from soberano.server.errors import RequestError
 
-LIMITS = protocol.Limits(context=2048, vocabulary=1000)
+LIMITS = protocol.Limits(context=2048, vocabulary=1000, token_bytes=8)
 HELLO = [{"role": "user", "content": "hi"}]
 
 
@@ -130,6 +132,51 @@ def test_what_is_wrong_in_a_completion_is_named(body: dict, param: str):
     with pytest.raises(RequestError) as refusal:
         completion(**body)
     assert refusal.value.param == param and param in str(refusal.value)
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), 2**63, 1e400, -1e400, float("nan"), 1e308])
+@pytest.mark.parametrize("name", ["n", "max_tokens", "max_completion_tokens", "top_k", "seed", "temperature", "top_p"])
+def test_a_number_of_any_size_is_refused_by_name(name: str, number: float):
+    with pytest.raises(RequestError, match=f"^{name} is .{{1,60}}, but must be"):
+        chat(**{name: number})
+    with pytest.raises(RequestError, match=r"^prompt is .{1,60}, but must be"):
+        completion(prompt=[5, number])
+
+
+def test_what_cannot_fit_is_refused_before_it_is_looked_at():
+    for prompt in ([object()] * 2048, [[1], [object()] * 2048], "x" * (2048 * 8), ["a", "é" * (2048 * 4)]):
+        with pytest.raises(ContextError, match=r"^prompt is 2048 tokens"):
+            completion(prompt=prompt)
+    assert completion(prompt=["x" * (2047 * 8)]).prompts and completion(prompt=[1] * 2047).prompts
+    part = {"type": "text", "text": "x" * 8}
+    for messages in (
+        [object()] * 2048,
+        [{"role": "user", "content": [part] * 2048}],
+        [HELLO[0] | {"content": "x" * 2**14}],
+    ):
+        with pytest.raises(ContextError, match="2048"):
+            chat(messages=messages)
+    halves = [{"role": "user", "content": "x" * 2**13}, {"role": "assistant", "content": "x" * 2**13}]
+    with pytest.raises(ContextError, match=r"^messages is 2048 tokens or more"):
+        chat(messages=halves)
+
+
+def test_a_wrong_value_of_any_size_is_shown_in_a_moment():
+    deep: Any = 5
+    for _ in range(500):
+        deep = [deep] * 2
+    for value in (deep, {"a": deep}, "x" * 4_000_000, [[5]] * 1_000_000):
+        began = time.monotonic()
+        with pytest.raises(RequestError) as refusal:
+            chat(seed=value)
+        assert len(str(refusal.value)) < 200 and time.monotonic() - began < 1
+
+
+def test_a_long_name_is_not_compared_with_ours():
+    began = time.monotonic()
+    with pytest.raises(RequestError) as refusal:
+        chat(**{"temperature" * 400_000: 1})
+    assert time.monotonic() - began < 0.2 and len(str(refusal.value)) < 200
 
 
 def test_a_misspelt_parameter_gets_a_hint():

@@ -8,17 +8,22 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from soberano.cli.main import main
+from soberano.core.errors import InputError
+from soberano.server.app import serve
+from tests.server.fake import FakeModel
+from tests.tiny import write_tiny_llama
+
 PROGRAM = """
-import sys
 from soberano.server.app import serve
 from tests.server.fake import FakeModel
 model = FakeModel(delay={delay})
-status = serve(model, port={port}, grace_s=10)
+serve(model, port={port}, grace_s=10)
 print("closed" if model.pages == 4 else "leaked", flush=True)
-sys.exit(status)
 """
 
 
@@ -30,7 +35,7 @@ def load(path, progress, **options):
         progress("load", done, None, "B")
         time.sleep(0.01)
 app.load = load
-sys.exit(app.serve("endless.gguf", port=0, progress=lambda *told: print(*told, flush=True)))
+app.serve("endless.gguf", port=0, progress=lambda *told: print(*told, flush=True))
 """
 
 
@@ -73,20 +78,40 @@ def test_a_signal_while_the_model_loads_ends_the_load():
     assert (server.returncode, errors) == (0, "")
 
 
-def test_a_port_that_is_taken_is_one_clear_line():
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that `soberano serve ARGUMENTS` ends with, and status 2, as every refused command does."""
+    assert main(["serve", *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("soberano: ") and said.err.count("\n") == 1
+    return said.err
+
+
+def test_a_port_that_is_taken_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_tiny_llama(tmp_path / "tiny.gguf")
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with process(port) as server:
-            out, errors = server.communicate(timeout=20)
-    assert server.returncode == 1 and out == "closed\n"
-    assert len(errors.splitlines()) == 1 and f"port {port}" in errors and "--port" in errors
+        said = refused(capsys, str(tmp_path / "tiny.gguf"), "--port", str(port))
+    assert f"127.0.0.1 port {port}" in said and "--port" in said
 
 
-def test_a_model_that_cannot_be_loaded_is_one_clear_line(capsys: pytest.CaptureFixture[str]):
-    from soberano.server.app import serve
+@pytest.mark.parametrize("host", ["..", "x" * 70 + ".example", "256.0.0.1.2"])
+def test_a_host_that_is_none_is_one_clear_line(host: str):
+    with pytest.raises(InputError, match="cannot listen on"):
+        serve(FakeModel(), host, 0)
 
-    assert serve("/no/such/model.gguf", port=0) == 1
-    errors = capsys.readouterr().err
-    assert len(errors.splitlines()) == 1 and "/no/such/model.gguf" in errors
+
+def test_a_model_that_cannot_be_loaded_is_the_line_that_run_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    junk = tmp_path / "junk.gguf"
+    junk.write_bytes(b"GGUF" + b"\xff" * 100)
+    said = refused(capsys, str(junk), "--port", "0")
+    assert main(["run", str(junk), "hi"]) == 2
+    assert capsys.readouterr().err == said
+
+
+def test_a_name_from_a_file_cannot_drive_the_terminal():
+    with process(program=PROGRAM.replace("serve(", "model.name = 'x\\x1b[2J'; serve(")) as server:
+        line = server.stdout.readline()
+        server.terminate()
+    assert "Serving x\ufffd[2J at http" in line and "\x1b" not in line
