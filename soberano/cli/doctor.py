@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from soberano.cli._terminal import printable, progress
+    from soberano.cli._terminal import progress
+    from soberano.core.printable import printable
 
     with progress() as show:
         findings = _settings()
@@ -159,12 +160,11 @@ def _homes() -> list[Finding]:
 
 
 def _cache() -> list[Finding]:
-    wanted, used = settings().cache_home(), settings().cache_dir()
-    if wanted == used:
+    used, why = settings().cache_dir(), settings().cache_reason()
+    if not why:
         return [Finding("cache", "ok", str(used))]
-    value = f"{used}, because {wanted} cannot be written"
-    hint = "models and kernels may be gone after a restart; set SOBERANO_CACHE to a folder that you can write"
-    return [Finding("cache", "lost", value, hint)]
+    hint = "models and kernels may be gone after a restart; set SOBERANO_CACHE to a folder that only you can write"
+    return [Finding("cache", "lost", f"{used}, because {why}", hint)]
 
 
 def _models() -> list[Finding]:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -24,8 +25,8 @@ class Settings:
     isa: str = field(
         default="auto",
         metadata={
-            "help": "instruction set of the native kernels: auto, avx512, avx2 or portable",
-            "of": "auto avx512 avx2 portable",
+            "help": "instruction set of the native kernels: auto, amx, avx512, avx2 or portable",
+            "of": "auto amx avx512 avx2 portable",
         },
     )
     threads: int = field(default=0, metadata={"help": "threads of the native kernels; 0 means one per available core"})
@@ -39,17 +40,24 @@ class Settings:
     offline: bool = field(default=False, metadata={"help": "1 refuses every outbound connection"})
     shared: str = field(default="../shared", metadata={"help": "test data that is too large for the tree (tests only)"})
 
+    debug: bool = field(default=False, metadata={"help": "1 shows the traceback of an internal error"})
+
     def cache_home(self) -> Path:
-        """The folder that the user means for the cache, whether or not it can be written."""
+        """The folder that the user means for the cache, whether or not it can be used."""
         return Path(self.cache) if self.cache else _user_cache() / "soberano"
 
     def cache_dir(self) -> Path:
-        """A folder that can be written, made on first use: `cache_home`, or a temporary one where that is read-only."""
-        return _writable(self.cache_home())
+        """A private folder that can be written, made on first use: `cache_home`, or a temporary one in its place."""
+        return _usable(self.cache_home())[0]
+
+    def cache_reason(self) -> str:
+        """Why `cache_dir` is not `cache_home`; empty where it is."""
+        return _usable(self.cache_home())[1]
 
     def cache_dirs(self) -> list[Path]:
-        """Where to look for what is cached: a read-only cache may well be full."""
-        return list(dict.fromkeys([self.cache_home(), self.cache_dir()]))
+        """Where to look for what is cached: a read-only cache may well be full, one open to others is not asked."""
+        home = self.cache_home()
+        return list(dict.fromkeys([*([] if _open_to_others(home) else [home]), self.cache_dir()]))
 
 
 def _user_cache() -> Path:
@@ -67,28 +75,62 @@ def _user() -> str:
 
 
 @functools.cache
-def _writable(wanted: Path) -> Path:
-    """`wanted` if it can be written, else a temporary folder of this user, else one that only this process knows."""
-    if _can_write(wanted):
-        return wanted
+def _usable(wanted: Path) -> tuple[Path, str]:
+    """(`wanted`, a temporary folder of this user, or one that only this process knows; why it is not `wanted`)."""
+    why = _refusal(wanted)
+    if not why:
+        return wanted, ""
     spare = Path(tempfile.gettempdir()) / f"soberano-{_user()}"
-    # Compiled kernels are loaded from here, and the temporary folder is everybody's: take no folder of a stranger.
-    if (
-        _can_write(spare)
-        and not spare.is_symlink()
-        and (not hasattr(os, "getuid") or spare.stat().st_uid == os.getuid())
-    ):
-        return spare
-    return Path(tempfile.mkdtemp(prefix="soberano-"))
+    return (Path(tempfile.mkdtemp(prefix="soberano-")) if _refusal(spare) else spare), why
 
 
-def _can_write(folder: Path) -> bool:
+def _refusal(folder: Path) -> str:
+    """Why `folder`, which is made if it is missing, is not to be used; empty if nothing speaks against it."""
+    why = _open_to_others(folder)
+    if why:
+        return why
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for step in (*reversed(folder.absolute().parents), folder):
+            if not step.exists():
+                step.mkdir(mode=0o700, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
+            return _open_to_others(folder)  # again: somebody may have been there first
+    except OSError as error:
+        return f"{folder} cannot be written ({error.strerror})"
+
+
+def _open_to_others(folder: Path) -> str:
+    """Why what lies in `folder` may be a stranger's; empty if nothing says so, or nothing is there.
+
+    Kernels and programs are loaded from it, so nobody but this user (and root) may write into it. Below a folder that
+    everybody may write to, as the temporary one, that holds for each step of the path; a link right in such a folder
+    is not followed, any other leads to a path that is looked at in the same way.
+    """
+    if not hasattr(os, "getuid"):
+        return ""
+    try:
+        paths = dict.fromkeys([folder.absolute(), folder.resolve()])
+    except (OSError, RuntimeError):  # Python 3.12 and older say RuntimeError
+        return f"{folder} is a link that leads to itself; remove it"
+    for path in paths:
+        shared = everybodys = False  # whether some step so far, or the last one, takes files from everybody
+        for step in (*reversed(path.parents), path):
+            try:
+                found, link = step.stat(), step.is_symlink()
+            except OSError:
+                break  # nothing is there, or a link to nothing, which `mkdir` refuses
+            if everybodys and link:
+                return f"{step} is a link in a folder that everybody can write to; remove it"
+            writable = found.st_mode & 0o022
+            if step != path and found.st_mode & stat.S_ISVTX:  # another /tmp: nobody replaces what is not his own there
+                writable = 0
+            if (shared or step == path) and found.st_uid not in (0, os.getuid()):
+                return f"{step} belongs to another user"
+            if (shared or step == path) and writable:
+                return f"{step} can be written by others; run: chmod go-w {step}"
+            everybodys = step == Path(tempfile.gettempdir()) or bool(found.st_mode & stat.S_IWOTH)
+            shared = shared or everybodys
+    return ""
 
 
 def child_environment(**changes: str) -> dict[str, str]:
@@ -118,8 +160,8 @@ def read(environ: Mapping[str, str]) -> Settings:
                 raise InputError(f"{name}={text!r} is neither 0 nor 1; set it to one of them")
             values[f.name] = text == "1"
         elif isinstance(f.default, int):
-            if not text.isdecimal():
-                raise InputError(f"{name}={text!r} is not a whole number of 0 or more; set it to one, or unset it")
+            if not text.isdecimal() or len(text) > 4:
+                raise InputError(f"{name}={text!r} is not a whole number from 0 to 9999; set it to one, or unset it")
             values[f.name] = int(text)
         else:
             choices = f.metadata.get("of", "").split()

@@ -57,5 +57,5 @@ def test_a_record_that_is_not_ours_is_refused(stored: Path, record: str):
 
 
 def test_a_read_only_cache_is_read(stored: Path, cache: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr("soberano.core.settings._writable", lambda wanted: tmp_path / "elsewhere")
+    monkeypatch.setattr("soberano.core.settings._usable", lambda wanted: (tmp_path / "elsewhere", "read-only"))
     assert resolve("mine") == stored
