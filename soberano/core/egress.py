@@ -164,11 +164,11 @@ def _attempt(opener: Any, url: str, part: Path, size: int | None, progress: Prog
     with opener.open(request, timeout=CONNECT_S) as response:
         resumed = response.status == 206 and (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
         have = have if resumed else 0
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length and length.isdecimal() else size
+        length = _stated_length(response.headers.get("Content-Length"), url)
+        total = size if length is None else have + length
         _check_room(part, total or 0, size, _shown(url), have)
         with part.open("ab" if resumed else "wb") as file:
-            started = time.monotonic()
+            started, before = time.monotonic(), have
             for block in _blocks(response):
                 have += len(block)
                 if have > (total or LARGEST):
@@ -179,10 +179,21 @@ def _attempt(opener: Any, url: str, part: Path, size: int | None, progress: Prog
                 file.write(block)
                 progress(label, have, total, "bytes")
                 elapsed = time.monotonic() - started
-                if elapsed > 60 and have < SLOWEST * elapsed:
+                if elapsed > 60 and have - before < SLOWEST * elapsed:  # what an earlier attempt brought says nothing
                     raise OSError(f"slower than {SLOWEST} bytes a second")
         if total is not None and have < total:
             raise OSError(f"the connection closed after {have:,} of {total:,} bytes")
+
+
+def _stated_length(header: str | None, url: str) -> int | None:
+    """Content-Length as a number; None where it is absent, or no number. A server may send any text there."""
+    if header is None or not (header.isascii() and header.isdecimal()):
+        return None
+    if len(header) > 18:
+        raise FetchError(
+            f"{_shown(url)} states a length of {len(header)} digits, which no file has; nothing was fetched"
+        )
+    return int(header)
 
 
 def _blocks(response: IO[bytes]) -> Iterator[bytes]:

@@ -47,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(DATA) - 1}/{len(DATA)}")
         if how != "endless":
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", "9" * 5000 if how == "huge" else str(len(body)))
         self.end_headers()
         if how == "cut":
             body = body[: len(body) // 2]
@@ -135,6 +135,7 @@ def test_other_bytes_leave_nothing_behind(server: Server, tmp_path: Path):
         (["404"], None, "404"),
         (["well"], 5, "instead of 5"),
         (["endless"], len(DATA), "more than"),
+        (["huge"], None, "a length of 5000 digits"),
         (["to http://localhost/x"], None, "not https"),
         (["to file:///etc/passwd"], None, "302"),
     ],
@@ -144,6 +145,34 @@ def test_refusals_are_ours_and_final(server: Server, tmp_path: Path, plan: list[
     with pytest.raises(FetchError, match=says):
         egress.fetch(url_of(server), tmp_path / "m", sha256=SHA, size=size)
     assert list(tmp_path.iterdir()) == [] and len(server.ranges) == 1
+
+
+class Trickle:
+    """A server's answer that goes on where a part ends, a kilobyte a minute."""
+
+    status, headers = 206, {"Content-Range": "bytes 500000-999999/1000000"}
+
+    def open(self, request: object, timeout: float) -> "Trickle":
+        return self
+
+    def __enter__(self) -> "Trickle":
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        pass
+
+    def read1(self, size: int) -> bytes:
+        return b"x" * 1000
+
+
+def test_bytes_of_an_earlier_attempt_do_not_excuse_a_slow_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    part = tmp_path / "part"
+    part.write_bytes(b"x" * 500_000)
+    now = iter(range(0, 6000, 60))
+    monkeypatch.setattr(egress.time, "monotonic", lambda: next(now))
+    with pytest.raises(OSError, match="slower than"):
+        egress._attempt(Trickle(), "https://h/m", part, None, lambda *a: None)
+    assert part.stat().st_size <= 502_000, "the trap springs after the first minute"
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(server: Server, tmp_path: Path, setenv: Callable[..., None]):
