@@ -1,15 +1,15 @@
-"""What commands show: progress on stderr, tables, and text from models and files made harmless for a terminal.
+"""What commands show: progress on stderr, and tables.
 
 Pretty only where a person looks: a pipe gets plain lines, and stdout holds nothing but the answer.
 """
 
 import sys
 import time
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from soberano.core.printable import printable
 from soberano.core.progress import Progress
 from soberano.core.units import bytes_text, seconds_text
 
@@ -17,32 +17,15 @@ QUIET_S = 2.0  # work that is done sooner shows nothing
 LINE_S = 5.0  # into a pipe: at most one line in so many seconds
 
 
-def printable(text: str, *, lines: bool = True) -> str:
-    """`text` without control and direction characters: what a file or a model says must not drive the terminal.
-
-    >>> ascii(printable("a\\x1b[2Jb"))
-    "'a\\\\ufffd[2Jb'"
-    """
-    keep = "\n\t" if lines else ""
-    return "".join(c if c in keep or _harmless(c) else "\ufffd" for c in text)
-
-
-def _harmless(character: str) -> bool:
-    joins_emoji_or_letters = character in "\u200c\u200d"
-    return joins_emoji_or_letters or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
-
-
 def amount(count: int, unit: str) -> str:
     """A count with its unit, bytes as people read them."""
-    return bytes_text(count) if unit in ("bytes", "B") else f"{count:,} {unit}"
+    return bytes_text(count) if unit == "bytes" else f"{count:,} {unit}"
 
 
 def _far(done: int, total: int | None, unit: str, ended: bool) -> str:
     if total is None or ended:
         return amount(done, unit)
-    return (
-        f"{amount(done, unit)} of {amount(total, unit)}" if unit in ("bytes", "B") else f"{done:,} of {total:,} {unit}"
-    )
+    return f"{amount(done, unit)} of {amount(total, unit)}" if unit == "bytes" else f"{done:,} of {total:,} {unit}"
 
 
 class _Lines:
@@ -60,7 +43,7 @@ class _Lines:
             return
         self.said = now
         took = f" in {seconds_text(now - self.started)}" if ended else ""
-        print(f"{label}: {_far(done, total, unit, ended)}{took}", file=sys.stderr)
+        print(f"{printable(label, lines=False)}: {_far(done, total, unit, ended)}{took}", file=sys.stderr)
         if ended:
             self.label = ""
 
@@ -76,7 +59,7 @@ def progress() -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # a label may hold brackets, and says nothing in them
         BarColumn(),
         TextColumn("{task.fields[amount]}"),
         TimeRemainingColumn(),
@@ -86,7 +69,7 @@ def progress() -> Iterator[Progress]:
 
         def listen(label: str, done: int, total: int | None, unit: str) -> None:
             if label not in tasks:
-                tasks[label] = bars.add_task(label, total=total, amount="")
+                tasks[label] = bars.add_task(printable(label, lines=False), total=total, amount="")
             far = _far(done, total, unit, ended=False)
             bars.update(tasks[label], completed=done, total=total, amount=far)
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from soberano.cli._numbers import positive
 from soberano.cli._sampling import add_loading
 
 HELP = "measure a model, or the ops, on this machine"
@@ -14,9 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(title="what to measure", dest="kind", metavar="KIND", required=True)
     llm = kinds.add_parser("llm", help="load, prefill and decode speed of a model", allow_abbrev=False)
     llm.add_argument("model", metavar="MODEL", help="a .gguf file, or the name of a pulled model")
-    llm.add_argument("--prompt-tokens", type=int, default=512, metavar="N", help="tokens of the prompt (default: 512)")
-    llm.add_argument("--new-tokens", type=int, default=128, metavar="N", help="tokens to generate (default: 128)")
-    llm.add_argument("--repeat", type=int, default=3, metavar="N", help="runs; the median counts (default: 3)")
+    llm.add_argument(
+        "--prompt-tokens", type=positive, default=512, metavar="N", help="tokens of the prompt (default: 512)"
+    )
+    llm.add_argument("--new-tokens", type=positive, default=128, metavar="N", help="tokens to generate (default: 128)")
+    llm.add_argument("--repeat", type=positive, default=3, metavar="N", help="runs; the median counts (default: 3)")
     llm.add_argument("--against", metavar="PEER", help="measure a peer in the same run: llama.cpp")
     llm.add_argument("--peer-python", metavar="PATH", help="the Python that has the peer (default: this one)")
     llm.add_argument("--results", metavar="FOLDER", help="add the comparison to the rows of this folder")
@@ -30,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from soberano.cli._terminal import progress
+    from soberano.core.printable import printable
 
     result: Any
     with progress() as show:
@@ -53,5 +57,5 @@ def run(args: argparse.Namespace) -> int:
             from soberano.bench import ops
 
             result = ops.run(backend=args.backend, only=args.only, progress=show)
-    print(json.dumps(result.to_json(), indent=1) if args.json else result.to_text())
+    print(json.dumps(result.to_json(), indent=1) if args.json else printable(result.to_text()))
     return 0

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from soberano.cli._sampling import add_model, add_sampling, options_from
+from soberano.core.printable import printable
 
 HELP = "talk to a model in the terminal"
 
@@ -48,7 +49,8 @@ class Chat:
         if self.person:
             with contextlib.suppress(ImportError):  # line editing and history; not on every platform
                 import readline  # noqa: F401
-            print(f"{self.model.name} on {self.model.plan.backend}. Ctrl-C stops an answer; /help shows the commands.")
+            name = printable(self.model.name, lines=False)
+            print(f"{name} on {self.model.plan.backend}. Ctrl-C stops an answer; /help shows the commands.")
         while True:
             try:
                 line = input("> " if self.person else "").strip()
@@ -87,7 +89,6 @@ class Chat:
 
     def answer(self) -> None:
         """Answer the last message. Ctrl-C stops the answer, and what was said stays in the conversation."""
-        from soberano.cli._terminal import printable
         from soberano.cli.run import stats
         from soberano.core.errors import SoberanoError
 
@@ -96,7 +97,7 @@ class Chat:
         try:
             generation = self.model.start(self.model.chat_tokens([*system, *self.messages]), self.options)
         except SoberanoError as error:
-            print(f"soberano: {error}; /reset starts over", file=sys.stderr)
+            print(f"soberano: {printable(str(error), lines=False)}; /reset starts over", file=sys.stderr)
             self.messages.pop()
             return
         try:

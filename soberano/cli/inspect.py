@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from soberano.cli._terminal import printable
+    from soberano.core.printable import printable
     from soberano.formats import gguf
     from soberano.registry.store import resolve
 
     with gguf.read(resolve(args.model)) as file:
         if args.json:
-            print(json.dumps(as_json(file), indent=1, ensure_ascii=False))
+            print(json.dumps(as_json(file), indent=1, ensure_ascii=sys.stdout.isatty()))
         else:
             print(printable(as_text(file, metadata=args.metadata, tensors=args.tensors)))
     return 0

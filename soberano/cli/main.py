@@ -3,8 +3,8 @@
 A command is a module of this package without a leading underscore. It has `HELP`, `add_arguments(parser)` and
 `run(args) -> int`, and imports what is heavy inside `run`, so that `soberano --help` answers at once.
 
-Exit status: 0 done, 1 what was checked does not hold, 2 refused or failed with a reason, 130 interrupted, 141 nobody
-reads on.
+Exit status: 0 done, 1 what was checked does not hold, 2 refused or failed with a reason, 70 an internal error (please
+report it), 130 interrupted, 141 nobody reads on.
 """
 
 import argparse
@@ -12,15 +12,19 @@ import difflib
 import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
 
 import soberano.cli as package
-from soberano.core.errors import SoberanoError
+from soberano.core.errors import InputError, SoberanoError
+from soberano.core.printable import printable
+from soberano.core.settings import settings
 
 REFUSED = 2
+INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -29,7 +33,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(REFUSED, f"soberano: {message}; see `{self.prog} --help`\n")
+        self.exit(REFUSED, f"soberano: {printable(message, lines=False)}; see `{self.prog} --help`\n")
 
 
 def names() -> list[str]:
@@ -92,8 +96,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _refuse("there is not enough memory for this; take a smaller model or a shorter --context")
         where = f"{error.filename}: " if error.filename else ""
         return _refuse(f"{where}{error.strerror or error}; check the path and its permissions")
+    except Exception as error:  # whatever its class: it should have been one of the above
+        return _internal(error)
 
 
-def _refuse(message: str) -> int:
-    print(f"soberano: {' '.join(message.split())}", file=sys.stderr)
-    return REFUSED
+def _refuse(message: str, status: int = REFUSED) -> int:
+    print(f"soberano: {printable(' '.join(message.split()), lines=False)}", file=sys.stderr)
+    return status
+
+
+def _internal(error: Exception) -> int:
+    """Say that this is our fault in one line; the traceback is for those who ask for it."""
+    try:
+        debug = settings().debug
+    except InputError:  # another setting is wrong
+        debug = False
+    said = f"internal error: {type(error).__name__}: {str(error)[:300]}"
+    if not debug:
+        return _refuse(f"{said}; run with SOBERANO_DEBUG=1 for the traceback", INTERNAL)
+    print(printable("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    return _refuse(said, INTERNAL)

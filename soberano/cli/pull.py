@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+from soberano.core.printable import printable
 from soberano.core.units import bytes_text
 
 HELP = "bring a model to this machine, verified, or list those that are known and here"
@@ -37,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({**asdict(stored.record), "path": str(stored.path)}, indent=1))
     else:
         record = stored.record
-        print(f"{record.name}: {bytes_text(record.size)}, licence {record.licence}, verified; {stored.path}")
+        said = f"{record.name}: {bytes_text(record.size)}, licence {record.licence}, verified; {stored.path}"
+        print(printable(said, lines=False))
         print(f"Talk to it: soberano chat {record.name}", file=sys.stderr)
     return 0
 
@@ -64,5 +66,5 @@ def _list(as_json: bool) -> int:
     cells = [
         [r["name"], "yes" if r["here"] else "no", bytes_text(r["size"] or 0), r["licence"], r["about"]] for r in rows
     ]
-    print(table(cells, head=["name", "here", "size", "licence", "about"], right=[2]))
+    print(printable(table(cells, head=["name", "here", "size", "licence", "about"], right=[2])))
     return 0

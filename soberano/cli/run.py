@@ -21,13 +21,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from soberano.cli._loading import load_model
-    from soberano.cli._terminal import printable
     from soberano.core.errors import InputError
+    from soberano.core.printable import printable
 
     options = options_from(args)
     if args.system is not None and not args.chat:
         raise InputError("--system needs --chat: a raw continuation has no system message")
-    text = sys.stdin.read() if args.prompt == "-" else args.prompt
+    try:
+        text = sys.stdin.read() if args.prompt == "-" else args.prompt
+        text.encode()  # an argument that is no text arrives with lone surrogates
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise InputError(f"the prompt is not {error.encoding} text; convert it first") from None
     model = load_model(args)
     try:
         prompt: str | list[int] = text
@@ -49,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         finally:
             generation.close()
         if args.json:
-            print(json.dumps(_answer(model, generation, pieces, options), ensure_ascii=False))
+            print(json.dumps(_answer(model, generation, pieces, options), ensure_ascii=sys.stdout.isatty()))
         else:
             print()
             if sys.stderr.isatty():

@@ -3,6 +3,8 @@
 import argparse
 import json
 
+from soberano.cli._numbers import positive
+
 HELP = "compare the backends with the reference, layer by layer and op by op"
 
 
@@ -12,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backends", nargs="+", metavar="NAME", help="the backends to compare (default: all that are here)"
     )
     parser.add_argument(
-        "--tokens", type=int, default=256, metavar="N", help="tokens of text to compare on (default: 256)"
+        "--tokens", type=positive, default=256, metavar="N", help="tokens of text to compare on (default: 256)"
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -20,10 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from soberano.bench import verify
     from soberano.cli._terminal import progress
+    from soberano.core.printable import printable
     from soberano.registry.store import resolve
 
     path = resolve(args.model)
     with progress() as show:
         report = verify.report(path, backends=args.backends, tokens=args.tokens, progress=show)
-    print(json.dumps(report.to_json(), indent=1) if args.json else report.to_text())
+    print(json.dumps(report.to_json(), indent=1) if args.json else printable(report.to_text()))
     return 0 if report.holds else 1

@@ -66,3 +66,15 @@ def test_interrupting_stops_the_answer_not_the_chat(chat, monkeypatch):
     answer, asked = chat("hi", "again")
     assert answer.status == 0 and "(stopped)" in answer.out
     assert roles(asked[1]) == ["user", "assistant", "user"]
+
+
+def test_the_name_of_a_model_drives_no_terminal(capsys, monkeypatch):
+    from types import SimpleNamespace
+
+    from soberano.cli.chat import Chat
+
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    talk = Chat(SimpleNamespace(name="m\x1b[2J\u202e", plan=SimpleNamespace(backend="cpu")), None, None)
+    talk.person = True
+    assert talk.loop() == 0
+    assert capsys.readouterr().out.startswith("m\ufffd[2J\ufffd on cpu")

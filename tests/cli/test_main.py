@@ -46,6 +46,13 @@ def test_help_answers_without_heavy_modules():
         (["run", "nowhere.gguf", "p"], "no file at nowhere.gguf"),
         (["run", "nobody", "p"], "no model is called 'nobody'"),
         (["inspect", "."], "is a folder"),
+        (["inspect", "a\x1b[2J\u202eb.gguf"], "a\ufffd[2J\ufffdb"),
+        (["run", "m", "p", "\x1b[2J"], "unrecognized arguments: \ufffd[2J"),
+        (["run", "m", "\udcff"], "prompt is not utf-8 text"),
+        (["verify", "m", "--tokens", "0"], "'0' is no whole number from 1"),
+        (["bench", "llm", "m", "--repeat", "0"], "--repeat"),
+        (["bench", "llm", "m", "--new-tokens", "-1"], "--new-tokens"),
+        (["bench", "llm", "m", "--prompt-tokens", "9" * 5000], "--prompt-tokens"),
         (["pull", "http://h/x.gguf"], "starts with http:"),
     ],
 )
@@ -70,6 +77,12 @@ def test_no_command_line_raises(argv: list[str]):
         (PermissionError(13, "Permission denied", "/x"), 2, "soberano: /x: Permission denied; check"),
         (MemoryError(), 2, "not enough memory"),
         (KeyboardInterrupt(), 130, ""),
+        (FileError("a \x1b]0;title\x07"), 2, "soberano: a \ufffd]0;title\ufffd"),
+        (
+            RuntimeError("RESOURCE\nEXHAUSTED"),
+            70,
+            "soberano: internal error: RuntimeError: RESOURCE EXHAUSTED; run with",
+        ),
     ],
 )
 def test_every_failure_has_its_status(soberano, monkeypatch, error: BaseException, status: int, says: str):
@@ -79,6 +92,19 @@ def test_every_failure_has_its_status(soberano, monkeypatch, error: BaseExceptio
     monkeypatch.setattr("soberano.cli.pull.run", fail)
     answer = soberano("pull", "x")
     assert answer.status == status and says in answer.err and answer.err.count("\n") == 1
+
+
+def test_the_traceback_of_an_internal_error_is_for_those_who_ask(soberano, setenv, monkeypatch):
+    def fail(args: object) -> int:
+        raise ZeroDivisionError("oops \x1b[2J")
+
+    monkeypatch.setattr("soberano.cli.pull.run", fail)
+    setenv(SOBERANO_DEBUG="1")
+    answer = soberano("pull", "x")
+    assert answer.status == 70 and "Traceback" in answer.err and "in fail" in answer.err and "\x1b" not in answer.err
+    assert answer.err.splitlines()[-1].startswith("soberano: internal error: ZeroDivisionError: oops")
+    setenv(SOBERANO_DEBUG="maybe")
+    assert "Traceback" not in soberano("pull", "x").err, "a setting that is wrong does not hide the error"
 
 
 def test_a_reader_that_leaves_is_no_error():
