@@ -1,4 +1,6 @@
-"""Every exception class of the project. A message says what is wrong, with the value; what would be right; what to do.
+"""The exceptions that callers meet. A message says what is wrong, with the value; what would be right; what to do.
+
+A package may refine one for its own use (server/errors.py does, to choose a status); it stays one of these.
 
 SoberanoError
   InputError          an argument, request or prompt that cannot be served          (also a ValueError)

@@ -8,7 +8,10 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called as often as the work likes; `total` is None while nobody knows it."""
+    """Called as often as the work likes; `total` is None while nobody knows it.
+
+    `unit` is a plural: tensors, files, tokens. Counts of "bytes" are shown as people read them, in kB, MB and GB.
+    """
 
     def __call__(self, label: str, done: int, total: int | None, unit: str) -> None: ...
 

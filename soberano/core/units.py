@@ -1,6 +1,4 @@
-"""Print and parse the units that people read: bytes, seconds, rates."""
-
-from soberano.core.errors import InputError
+"""Print numbers in the units that people read: bytes and seconds."""
 
 _STEPS = ["B", "kB", "MB", "GB", "TB"]
 
@@ -34,24 +32,3 @@ def seconds_text(seconds: float) -> str:
 
 def _three_digits(value: float) -> str:
     return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}"
-
-
-def parse_bytes(text: str) -> int:
-    """Read '512', '16 kB' or '2GB' as a number of bytes. Raises InputError for anything else.
-
-    >>> parse_bytes("2GB")
-    2000000000
-    """
-    for step in reversed(range(len(_STEPS))):
-        if text.upper().endswith(_STEPS[step].upper()):
-            number, scale = text[: -len(_STEPS[step])], 1000**step
-            break
-    else:
-        number, scale = text, 1
-    try:
-        count = float(number) * scale
-        if not 0 <= count < 1e18:
-            raise ValueError
-        return int(count)
-    except ValueError:
-        raise InputError(f"{text!r} is not a number of bytes; write it like 512, 16kB or 2GB") from None

@@ -10,7 +10,8 @@ def classes() -> list[type]:
 def test_one_root_and_the_tree_in_the_docstring_is_the_tree_of_the_code():
     stack: list[tuple[int, str]] = []
     shown: dict[str, str] = {}
-    for line in (errors.__doc__ or "").splitlines()[2:]:
+    tree = (errors.__doc__ or "").partition("\n\nSoberanoError")
+    for line in (tree[1] + tree[2]).splitlines():
         if not line.strip():
             continue
         depth, name = len(line) - len(line.lstrip()), line.split()[0]

@@ -1,16 +1,17 @@
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soberano.core.errors import InputError
-from soberano.core.units import bytes_text, parse_bytes, seconds_text
+from soberano.core.units import bytes_text, seconds_text
+
+SCALES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
-@given(st.integers(0, 10**15))
-def test_bytes_survive_print_and_parse_to_three_digits(count: int):
+@given(st.integers(0, 10**14))
+def test_bytes_keep_three_digits(count: int):
     text = bytes_text(count)
-    assert abs(parse_bytes(text) - count) <= max(0.006 * count, 0)
-    assert len(text) <= 8 or count > 10**15
+    number, unit = text.split()
+    assert abs(float(number) * SCALES[unit] - count) <= 0.006 * count
+    assert len(text) <= 8
 
 
 def test_bytes_have_no_fourth_digit():
@@ -21,20 +22,6 @@ def test_bytes_have_no_fourth_digit():
         "100 MB",
         "1.00 MB",
     ]
-
-
-@given(st.text())
-def test_parse_bytes_answers_or_raises_ours(text: str):
-    try:
-        assert isinstance(parse_bytes(text), int)
-    except InputError as error:
-        assert repr(text) in str(error)
-
-
-@pytest.mark.parametrize("text", ["inf", "nan", "-5", "1e400GB", "GB", ""])
-def test_numbers_that_are_no_sizes_are_refused(text: str):
-    with pytest.raises(InputError):
-        parse_bytes(text)
 
 
 @given(st.floats(0, 1e6))
