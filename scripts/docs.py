@@ -4,6 +4,7 @@
 """
 
 import argparse
+import ast
 import inspect
 import json
 import pkgutil
@@ -21,6 +22,7 @@ PACKAGE = ROOT / "soberano"
 REFERENCE = ROOT / "docs" / "reference.md"
 README = ROOT / "README.md"
 LONGEST_ABOUT = 100
+SILENT = {".html": "The page before any script has run", ".svg": "The icon"}  # for a file that says nothing itself
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -54,6 +56,14 @@ def commands() -> str:
         parts.append(f"### soberano {name}\n\n{main.command(name).HELP[0].upper()}{main.command(name).HELP[1:]}.\n")
         parts.append(_flags(subparsers.choices[name]))
     return "\n".join(parts)
+
+
+def exit_status() -> str:
+    """What the main module says of exit statuses."""
+    from soberano.cli import main
+
+    (said,) = (part for part in (main.__doc__ or "").split("\n\n") if part.startswith("Exit status"))
+    return " ".join(said.split())
 
 
 def _flags(parser: argparse.ArgumentParser) -> str:
@@ -141,6 +151,7 @@ def reference() -> str:
         "# Reference",
         "Read off the code by `make docs`; a test keeps it fresh.",
         "## Commands",
+        exit_status(),
         commands(),
         "## Settings",
         "The environment is read once, in [core/settings.py](../soberano/core/settings.py).",
@@ -180,14 +191,15 @@ def tree() -> str:
 
 
 def _about(path: Path) -> str:
-    """The first sentence of a file, whatever its language."""
+    """The first line of what a file says of itself, whatever its language; empty where it says nothing."""
     text = path.read_text(encoding="utf-8")
-    found = re.search(
-        r'\A\s*(?:#![^\n]*\n)?(?:<!doctype html>\s*)?(?:"""|//+|/\*+!?|<!--)\s*(.+?)\s*(?:"""|\*/|-->|\n)',
-        text,
-        re.IGNORECASE,
-    )
-    said = found.group(1) if found else ""
+    if path.suffix == ".py":
+        said = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+    else:
+        found = re.search(
+            r"\A\s*(?:<!doctype html>\s*)?(?://+|/\*+!?|<!--)\s*(.+?)\s*(?:\*/|-->|\n)", text, re.IGNORECASE
+        )
+        said = found.group(1) if found else SILENT.get(path.suffix, "")
     if len(said) > LONGEST_ABOUT:  # leave out clauses from the end rather than break one
         ends = [m.start() for m in re.finditer(r"[.:;,] ", said) if 30 < m.start() < LONGEST_ABOUT]
         said = said[: ends[-1]] if ends else said[:LONGEST_ABOUT].rpartition(" ")[0]

@@ -33,6 +33,16 @@ def test_the_readmes_generated_blocks_are_fresh():
     assert docs.readme(text) == text, "run: make docs"
 
 
+def test_the_tree_has_words_for_every_file():
+    lines = [line for line in docs.tree().splitlines() if line.startswith("    ")]
+    assert len(lines) > 50 and [line for line in lines if len(line.split()) < 2] == []
+
+
+def test_the_tree_takes_the_docstring_not_the_comment_above_it(tmp_path: Path):
+    (tmp_path / "a.py").write_text('# ruff: noqa: X  because\n"""Say what it is for.\n\nMore."""\n')
+    assert docs._about(tmp_path / "a.py") == "Say what it is for"
+
+
 def test_every_name_is_in_the_reference(reference: str):
     kinds = [n for n, c in vars(errors).items() if inspect.isclass(c) and c.__module__ == errors.__name__]
     assert [n for n in kinds if f"`{n}`" not in reference] == []
