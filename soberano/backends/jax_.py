@@ -11,7 +11,7 @@ from jax import lax
 
 from soberano.backends import native, tree
 from soberano.backends.base import Home
-from soberano.backends.plan import active
+from soberano.backends.plan import Plan, active
 from soberano.core.errors import Unsupported
 from soberano.core.types import Array
 
@@ -92,8 +92,8 @@ def with_gradient_of(meaning: Callable[..., Any], kernel: Callable[..., Any]) ->
     return fast
 
 
-def native_plan() -> None:
-    """Return if our native kernels are to serve this call; raise Unsupported, with the reason, if not.
+def native_plan() -> Plan | None:
+    """Return the plan in force if our native kernels are to serve this call; raise Unsupported, with the reason, if not.
 
     Under a plan the plan decides. Outside of any, an eager op uses them wherever JAX's default device is a CPU.
     """
@@ -104,3 +104,4 @@ def native_plan() -> None:
         native.library()
     elif not plan.native:
         raise Unsupported(f"the plan for {plan.backend} runs without native kernels")
+    return plan

@@ -26,10 +26,12 @@ from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
 
 PACKAGE = Path(__file__).resolve().parent.parent
+_AVX2 = ("-mavx2", "-mfma", "-mf16c")
+_AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
 X86_FLAGS = {
-    "avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"),
-    "avx2": ("-mavx2", "-mfma", "-mf16c"),
-    "portable": (),
+    "amx": (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
+    "avx512": _AVX512,
+    "avx2": _AVX2,
 }
 # No -ffast-math and no silent contraction: backends/simd.h promises the same bits on every path.
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-pthread", "-w")
@@ -81,7 +83,7 @@ def _target_flags() -> tuple[str, ...]:
         raise Unsupported(
             f"SOBERANO_ISA={isa} is for x86-64, but this is {platform.machine()}; unset it or use portable"
         )
-    needed = {flag[2:] for flag in X86_FLAGS[isa]}
+    needed = {flag[2:].replace("-", "") for flag in X86_FLAGS[isa]}
     present = {name.replace("_", "") for name in cpu_flags()}
     if present and not needed <= present:
         lacks = ", ".join(sorted(needed - present))
@@ -108,7 +110,8 @@ def _key(compiler: str, flags: tuple[str, ...]) -> str:
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[0]
+        said = done.stderr.strip().splitlines() or ["no message"]
+        last = next((line for line in said if "error" in line), said[0])
         raise Unsupported(
             f"the C++ compiler {command[0]} failed: {last}; set SOBERANO_CXX to another, or SOBERANO_NATIVE=off"
         )
@@ -187,7 +190,7 @@ def library(progress: Progress = silent) -> ctypes.CDLL:
 
 
 def isa() -> str:
-    """The instruction set that the library was compiled for: avx512, avx2 or portable."""
+    """The instruction set that the library was compiled for: amx, avx512, avx2 or portable."""
     return library().soberano_isa().decode()
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Weights = Literal["tiles", "dense", "blocks"]
+Role = Literal["prompt", "token"]
+"""What a token is to its sequence. A prompt's tokens may go through other kernels than generated ones, whatever the batch."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,9 @@ class Plan:
     home: str  # numpy, jax, cupy, or an entry point
     platform: str = "cpu"  # cpu, gpu, tpu
     native: bool = False  # our C++ kernels serve the ops that have one
-    isa: str = "none"  # the instruction set of those kernels
+    isa: str = "none"  # the instruction set of those kernels: amx, avx512, avx2, portable
     threads: int = 1  # their threads
+    role: Role = "token"  # of the tokens in this program: the arithmetic may follow it
     weights: Weights = "dense"  # tiles for kernels, dense float32, or blocks as in the file
     reasons: tuple[str, ...] = field(default=(), compare=False)  # why this one, for doctor
 

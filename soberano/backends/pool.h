@@ -1,9 +1,10 @@
 // A thread pool for kernels of a few microseconds, beside XLA's own threads.
 //
-// parallel(count, work) calls work(i) for every i below count. Indices are claimed one by one, so a thread that is late (its core
-// is busy with somebody else) leaves its share to the caller, who waits only for indices already begun. Workers spin for a moment
-// after a job, because the next kernel of a step is a few microseconds away, and then sleep, because a pool that keeps spinning
-// on a busy machine takes the cores from the very threads it waits for. A second caller at the same time works alone.
+// parallel(count, work) calls work(i) for every i below count. Indices are claimed one by one, so a thread that is late
+// (its core is busy with somebody else) leaves its share to the caller, who waits only for indices already begun.
+// Workers spin for a moment after a job, because the next kernel of a step is a few microseconds away, and then sleep,
+// because a pool that keeps spinning on a busy machine takes the cores from the very threads it waits for. A second
+// caller at the same time works alone.
 #pragma once
 #include <atomic>
 #include <chrono>
@@ -40,8 +41,7 @@ class Pool {
     }
   }
 
-  template <class Work>
-  void parallel(int count, Work&& work) {
+  template <class Work> void parallel(int count, Work&& work) {
     if (count <= 1 || workers_ == 0 || !caller_.try_lock()) {
       for (int i = 0; i < count; i++) work(i);
       return;
@@ -53,13 +53,18 @@ class Pool {
     uint64_t job = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
     ticket_.store(job << 32 | uint32_t(count), std::memory_order_seq_cst);
     if (sleeping_.load(std::memory_order_seq_cst) > 0) {
-      { std::lock_guard<std::mutex> hold(sleep_); }
+      {
+        std::lock_guard<std::mutex> hold(sleep_);
+      }
       wake_.notify_all();
     }
     int mine = claim_all(job);
     done_.fetch_add(mine, std::memory_order_acq_rel);
     for (int spins = 0; done_.load(std::memory_order_acquire) < count; spins++) {
-      if (spins < 4096) soberano_pause(); else std::this_thread::yield();
+      if (spins < 4096)
+        soberano_pause();
+      else
+        std::this_thread::yield();
     }
     caller_.unlock();
   }

@@ -3,11 +3,13 @@
 //   q (B, T, H, E) float32, k pages (L, P, K, E, page) float16, v pages (L, P, K, page, E) float16,
 //   positions (B, T) int32 (below 0: padding), table (B, pages) int32, layer () int32 -> (B, T, H, E) float32
 //
-// Keys lie transposed, so 16 scores come from E multiply-adds without a horizontal sum. A query head sees its keys in runs of 128: within a
-// run the largest score is subtracted, weights and values are summed in order, and runs are merged in order. So a row's bits depend on
-// its own position only: not on the batch, nor on whether it was a prompt's or a generated token's.
+// Keys lie transposed, so 16 scores come from E multiply-adds without a horizontal sum. A query head sees its keys in
+// runs of 128: within a run the largest score is subtracted, weights and values are summed in order, and runs are
+// merged in order. So a row's bits depend on its own position only: not on the batch, nor on whether it was a prompt's
+// or a generated token's.
 //
-// A unit of work is one key head and up to four (token, query head) rows that share its keys; for few units, one run of it.
+// A unit of work is one key head and up to four (token, query head) rows that share its keys; for few units, one run of
+// it.
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -40,7 +42,8 @@ struct Row {
 };
 
 // s[r][at + key] = q[r] . k[key] * scale, for G groups of 16 keys.
-template <int R, int G> inline void scores(const Row* row, const uint16_t* k, int64_t E, int64_t page, float* s, float scale) {
+template <int R, int G>
+inline void scores(const Row* row, const uint16_t* k, int64_t E, int64_t page, float* s, float scale) {
   f32x16 sum[R][G];
   for (int r = 0; r < R; r++)
     for (int g = 0; g < G; g++) sum[r][g] = set1(0.0f);
@@ -54,7 +57,8 @@ template <int R, int G> inline void scores(const Row* row, const uint16_t* k, in
     for (int g = 0; g < G; g++) store(s + r * kRun + 16 * g, sum[r][g] * set1(scale));
 }
 
-// Turn `keys` scores into weights relative to their largest; what follows up to `padded` becomes 0. Returns (largest, sum).
+// Turn `keys` scores into weights relative to their largest; what follows up to `padded` becomes 0. Returns (largest,
+// sum).
 inline std::pair<float, float> weigh(float* s, int keys, int padded) {
   const int whole = (keys + 15) / 16 * 16;
   for (int i = keys; i < whole; i++) s[i] = -INFINITY;
@@ -72,7 +76,8 @@ inline std::pair<float, float> weigh(float* s, int keys, int padded) {
 }
 
 // acc[r][e] += sum over keys of weight[r][key] v[key][e], keys in order.
-template <int R> void values(const float (*s)[kRun], int from, int keys, const uint16_t* v, int64_t E, float (*acc)[kWidth]) {
+template <int R>
+void values(const float (*s)[kRun], int from, int keys, const uint16_t* v, int64_t E, float (*acc)[kWidth]) {
   for (int64_t e = 0; e < E; e += 64) {
     const int lanes = int(std::min<int64_t>(4, (E - e) / 16));
     f32x16 sum[R][4];
@@ -89,7 +94,8 @@ template <int R> void values(const float (*s)[kRun], int from, int keys, const u
   }
 }
 
-// What R queries make of one run of keys: values weighted relative to the largest score, their weights' sum, and that score.
+// What R queries make of one run of keys: values weighted relative to the largest score, their weights' sum, and that
+// score.
 struct Part {
   float peak[kRows], weight[kRows];  // a weight below 0: the query sees no key of this run
   alignas(64) float value[kRows][kWidth];
@@ -102,7 +108,8 @@ struct Pages {
   int64_t stride;  // from page to page
 };
 
-template <int R> void attend_run(const Row* row, const Pages& pages, const Shape& n, int64_t start, float scale, Part& part) {
+template <int R>
+void attend_run(const Row* row, const Pages& pages, const Shape& n, int64_t start, float scale, Part& part) {
   int64_t longest = 0;
   for (int r = 0; r < R; r++) longest = std::max(longest, row[r].keys);
   const int keys = int(std::min<int64_t>(kRun, longest - start)), whole = (keys + 15) / 16 * 16;
@@ -128,7 +135,8 @@ template <int R> void attend_run(const Row* row, const Pages& pages, const Shape
   for (int at = 0; at < keys;) {
     const int64_t inside = (start + at) % n.page;
     const int count = int(std::min<int64_t>(n.page - inside, keys - at));
-    values<R>(s, at, count, pages.v + pages.table[(start + at) / n.page] * pages.stride + inside * n.E, n.E, part.value);
+    values<R>(s, at, count, pages.v + pages.table[(start + at) / n.page] * pages.stride + inside * n.E, n.E,
+              part.value);
     at += count;
   }
 }
@@ -143,7 +151,8 @@ template <int R> void merge(const Row* row, const Part* parts, int runs, const S
       const float top = std::max(peak, part->peak[r]);
       const float old = part == parts ? 0.0f : std::exp(peak - top), now = std::exp(part->peak[r] - top);
       weight = __builtin_fmaf(weight, old, part->weight[r] * now), peak = top;
-      for (int64_t e = 0; e < n.E; e += 16) store(out + e, fma(load(out + e), set1(old), load(part->value[r] + e) * set1(now)));
+      for (int64_t e = 0; e < n.E; e += 16)
+        store(out + e, fma(load(out + e), set1(old), load(part->value[r] + e) * set1(now)));
     }
     if (weight > 0)
       for (int64_t e = 0; e < n.E; e += 16) store(out + e, load(out + e) / set1(weight));
@@ -153,14 +162,19 @@ template <int R> void merge(const Row* row, const Part* parts, int runs, const S
 // Call use(std::integral_constant<int, rows>) for 1 to 4 rows.
 template <class Use> void with_rows(int rows, Use&& use) {
   switch (rows) {
-    case 1: return use(std::integral_constant<int, 1>());
-    case 2: return use(std::integral_constant<int, 2>());
-    case 3: return use(std::integral_constant<int, 3>());
-    default: return use(std::integral_constant<int, kRows>());
+    case 1:
+      return use(std::integral_constant<int, 1>());
+    case 2:
+      return use(std::integral_constant<int, 2>());
+    case 3:
+      return use(std::integral_constant<int, 3>());
+    default:
+      return use(std::integral_constant<int, kRows>());
   }
 }
 
-void attention(const float* q, const uint16_t* k, const uint16_t* v, const int32_t* positions, const int32_t* table, float* out, const Shape& n, float scale) {
+void attention(const float* q, const uint16_t* k, const uint16_t* v, const int32_t* positions, const int32_t* table,
+               float* out, const Shape& n, float scale) {
   const int64_t group = n.H / n.K, rows = n.rows(), per_head = (rows + kRows - 1) / kRows;
   struct Unit {
     Row row[kRows];
@@ -175,7 +189,8 @@ void attention(const float* q, const uint16_t* k, const uint16_t* v, const int32
     unit.rows = int(std::min<int64_t>(kRows, rows - first)), unit.first_part = int(jobs.size());
     int64_t longest = 0;
     for (int r = 0; r < unit.rows; r++) {
-      const int64_t t = (first + r) / group, h = head * group + (first + r) % group, at = ((b * n.T + t) * n.H + h) * n.E;
+      const int64_t t = (first + r) / group, h = head * group + (first + r) % group,
+                    at = ((b * n.T + t) * n.H + h) * n.E;
       unit.row[r] = {q + at, out + at, std::max<int64_t>(0, int64_t(positions[b * n.T + t]) + 1)};
       longest = std::max(longest, unit.row[r].keys);
     }
@@ -188,16 +203,18 @@ void attention(const float* q, const uint16_t* k, const uint16_t* v, const int32
   if (jobs.size() * kRun * n.E * kRows < 65536 && few) {
     // Waking a thread costs microseconds: short contexts are done by the caller alone.
     Part parts[16];
-    for (Unit& u : units) with_rows(u.rows, [&](auto R) {
-      for (int run = 0; run < u.runs; run++) attend_run<R>(u.row, u.pages, n, int64_t(run) * kRun, scale, parts[run]);
-      merge<R>(u.row, parts, u.runs, n);
-    });
+    for (Unit& u : units)
+      with_rows(u.rows, [&](auto R) {
+        for (int run = 0; run < u.runs; run++) attend_run<R>(u.row, u.pages, n, int64_t(run) * kRun, scale, parts[run]);
+        merge<R>(u.row, parts, u.runs, n);
+      });
   } else if (few) {
     // A generated token: few units, so the runs of each are shared out, and merged when all are there.
     std::unique_ptr<Part[]> parts(new Part[jobs.size()]);
     pool.parallel(int(jobs.size()), [&](int i) {
       Unit& u = units[jobs[i].first];
-      with_rows(u.rows, [&](auto R) { attend_run<R>(u.row, u.pages, n, int64_t(jobs[i].second) * kRun, scale, parts[i]); });
+      with_rows(u.rows,
+                [&](auto R) { attend_run<R>(u.row, u.pages, n, int64_t(jobs[i].second) * kRun, scale, parts[i]); });
     });
     for (Unit& u : units) with_rows(u.rows, [&](auto R) { merge<R>(u.row, &parts[u.first_part], u.runs, n); });
   } else {
@@ -213,12 +230,14 @@ void attention(const float* q, const uint16_t* k, const uint16_t* v, const int32
   }
 }
 
-void write(uint16_t* k_pages, uint16_t* v_pages, const float* k, const float* v, const int32_t* positions, const int32_t* table, const Shape& n) {
+void write(uint16_t* k_pages, uint16_t* v_pages, const float* k, const float* v, const int32_t* positions,
+           const int32_t* table, const Shape& n) {
   for (int64_t b = 0; b < n.B; b++) {
     for (int64_t t = 0; t < n.T; t++) {
       const int32_t position = positions[b * n.T + t];
       if (position < 0) continue;
-      const int64_t page = table[b * n.pages + position / n.page], slot = position % n.page, row = (b * n.T + t) * n.K * n.E;
+      const int64_t page = table[b * n.pages + position / n.page], slot = position % n.page,
+                    row = (b * n.T + t) * n.K * n.E;
       for (int64_t head = 0; head < n.K; head++) {
         const int64_t at = (page * n.K + head) * n.E * n.page, from = row + head * n.E;
         for (int64_t e = 0; e < n.E; e += 16) {
@@ -233,7 +252,8 @@ void write(uint16_t* k_pages, uint16_t* v_pages, const float* k, const float* v,
 }
 
 // What is wrong with these arguments, or null. Indices come from outside too: a page that is not there would be read.
-const char* wrong(const Shape& n, int64_t layers, int64_t count, int32_t layer, const int32_t* positions, const int32_t* table) {
+const char* wrong(const Shape& n, int64_t layers, int64_t count, int32_t layer, const int32_t* positions,
+                  const int32_t* table) {
   if (n.E % 16 || n.E > kWidth) return "attention: the head width must be a multiple of 16 and at most 512";
   if (n.page % 16 || kRun % n.page) return "attention: the page must be 16, 32, 64 or 128 tokens";
   if (n.K == 0 || n.H % n.K) return "attention: query heads must be a multiple of key heads";
@@ -252,33 +272,53 @@ using F32 = ffi::Buffer<ffi::F32>;
 using F16 = ffi::Buffer<ffi::F16>;
 using S32 = ffi::Buffer<ffi::S32>;
 
-static soberano::Shape shape_of(const ffi::Span<const int64_t>& q, const ffi::Span<const int64_t>& v, const S32& table) {
+static soberano::Shape shape_of(const ffi::Span<const int64_t>& q, const ffi::Span<const int64_t>& v,
+                                const S32& table) {
   return {q[0], q[1], q[2], v[2], q[3], v[3], table.dimensions()[1]};
 }
 
-static ffi::Error attention(F32 q, F16 k, F16 v, S32 positions, S32 table, S32 layer, ffi::ResultBuffer<ffi::F32> out, float scale) {
+static ffi::Error attention(F32 q, F16 k, F16 v, S32 positions, S32 table, S32 layer, ffi::ResultBuffer<ffi::F32> out,
+                            float scale) {
   auto pages = v.dimensions();
   soberano::Shape n = shape_of(q.dimensions(), pages, table);
-  if (const char* why = soberano::wrong(n, pages[0], pages[1], *layer.typed_data(), positions.typed_data(), table.typed_data()))
+  if (const char* why =
+          soberano::wrong(n, pages[0], pages[1], *layer.typed_data(), positions.typed_data(), table.typed_data()))
     return ffi::Error::InvalidArgument(why);
   const int64_t skip = layer.typed_data()[0] * pages[1] * n.K * n.E * n.page;
-  soberano::attention(q.typed_data(), (const uint16_t*)k.untyped_data() + skip, (const uint16_t*)v.untyped_data() + skip, positions.typed_data(), table.typed_data(), out->typed_data(), n, scale);
+  soberano::attention(q.typed_data(), (const uint16_t*)k.untyped_data() + skip,
+                      (const uint16_t*)v.untyped_data() + skip, positions.typed_data(), table.typed_data(),
+                      out->typed_data(), n, scale);
   return ffi::Error::Success();
 }
 
-static ffi::Error write_kv(F16 k_pages, F16 v_pages, F32 k, F32 v, S32 positions, S32 table, S32 layer, ffi::ResultBuffer<ffi::F16> k_out, ffi::ResultBuffer<ffi::F16> v_out) {
+static ffi::Error write_kv(F16 k_pages, F16 v_pages, F32 k, F32 v, S32 positions, S32 table, S32 layer,
+                           ffi::ResultBuffer<ffi::F16> k_out, ffi::ResultBuffer<ffi::F16> v_out) {
   auto pages = v_pages.dimensions();
   soberano::Shape n = shape_of(k.dimensions(), pages, table);
-  if (const char* why = soberano::wrong(n, pages[0], pages[1], *layer.typed_data(), positions.typed_data(), table.typed_data()))
+  if (const char* why =
+          soberano::wrong(n, pages[0], pages[1], *layer.typed_data(), positions.typed_data(), table.typed_data()))
     return ffi::Error::InvalidArgument(why);
-  if (k_out->untyped_data() != k_pages.untyped_data()) std::memcpy(k_out->untyped_data(), k_pages.untyped_data(), k_pages.size_bytes());
-  if (v_out->untyped_data() != v_pages.untyped_data()) std::memcpy(v_out->untyped_data(), v_pages.untyped_data(), v_pages.size_bytes());
+  if (k_out->untyped_data() != k_pages.untyped_data())
+    std::memcpy(k_out->untyped_data(), k_pages.untyped_data(), k_pages.size_bytes());
+  if (v_out->untyped_data() != v_pages.untyped_data())
+    std::memcpy(v_out->untyped_data(), v_pages.untyped_data(), v_pages.size_bytes());
   const int64_t skip = layer.typed_data()[0] * pages[1] * n.K * n.E * n.page;
-  soberano::write((uint16_t*)k_out->untyped_data() + skip, (uint16_t*)v_out->untyped_data() + skip, k.typed_data(), v.typed_data(), positions.typed_data(), table.typed_data(), n);
+  soberano::write((uint16_t*)k_out->untyped_data() + skip, (uint16_t*)v_out->untyped_data() + skip, k.typed_data(),
+                  v.typed_data(), positions.typed_data(), table.typed_data(), n);
   return ffi::Error::Success();
 }
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_attention_ffi, attention,
-                              ffi::Ffi::Bind().Arg<F32>().Arg<F16>().Arg<F16>().Arg<S32>().Arg<S32>().Arg<S32>().Ret<F32>().Attr<float>("scale"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    soberano_attention_ffi, attention,
+    ffi::Ffi::Bind().Arg<F32>().Arg<F16>().Arg<F16>().Arg<S32>().Arg<S32>().Arg<S32>().Ret<F32>().Attr<float>("scale"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_write_kv_ffi, write_kv,
-                              ffi::Ffi::Bind().Arg<F16>().Arg<F16>().Arg<F32>().Arg<F32>().Arg<S32>().Arg<S32>().Arg<S32>().Ret<F16>().Ret<F16>());
+                              ffi::Ffi::Bind()
+                                  .Arg<F16>()
+                                  .Arg<F16>()
+                                  .Arg<F32>()
+                                  .Arg<F32>()
+                                  .Arg<S32>()
+                                  .Arg<S32>()
+                                  .Arg<S32>()
+                                  .Ret<F16>()
+                                  .Ret<F16>());

@@ -14,6 +14,15 @@ from soberano.core.errors import ShapeError
 from soberano.core.types import Array
 
 
+def kernel_serves(width: int) -> bool:
+    """Whether attention.cc has been written for heads of this width; the meaning serves every other.
+
+    >>> kernel_serves(64), kernel_serves(40)
+    (True, False)
+    """
+    return width % 16 == 0 and 0 < width <= 512
+
+
 @op
 def write_kv(
     k_pages: Array, v_pages: Array, k: Array, v: Array, positions: Array, table: Array, layer: Array | int

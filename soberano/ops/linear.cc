@@ -1,20 +1,22 @@
 // y[t, o] = sum over i of w[o, i] x[t, i], for a weight in tiles (soberano/quant/tiles.h) and float activations.
 //
-// The activations of a call are quantised once, per 32 columns, to 15 bits with a float scale: two signed bytes, 128 high + low. A decode
-// step waits for memory, so the second byte is nearly free, and it takes the product from the error of 8-bit activations (a mean KL
-// divergence of 4e-3 on SmolLM2, as in other engines) to that of float32. Codes against bytes are summed in exact integers within a group of
-// 32 (or 16) columns, and groups are added in one fixed order by fused multiply-adds. So an output has the same bits alone or in a
-// batch, on one thread or many, on every instruction set.
+// The activations of a call are quantised once, per 32 columns, to 15 bits with a float scale: two signed bytes, 128
+// high + low. A decode step waits for memory, so the second byte is nearly free, and it takes the product from the
+// error of 8-bit activations (a mean KL divergence of 4e-3 on SmolLM2, as in other engines) to that of float32. Codes
+// against bytes are summed in exact integers within a group of 32 (or 16) columns, and groups are added in one fixed
+// order by fused multiply-adds. So an output has the same bits alone or in a batch, on one thread or many, on every
+// instruction set.
 //
 //   x (T, I) float32, index () int32, tiles (S, O/16, bytes) uint8 of each weight -> y (T, O) float32 for each
 //
-// A thread takes panels of 16 rows; for each it walks the tokens 8 at a time, so that codes are unpacked once for 8 tokens and stay in
-// the first-level cache for all of them.
+// A thread takes panels of 16 rows; for each it walks the tokens 8 at a time, so that codes are unpacked once for 8
+// tokens and stay in the first-level cache for all of them.
 #include <algorithm>
 #include <memory>
 #include <vector>
 
 #include "soberano/backends/pool.h"
+#include "soberano/ops/linear_bf16.h"
 #include "soberano/quant/tiles.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -25,12 +27,16 @@ namespace {
 
 constexpr float kTop = 127 * 128;  // the largest activation of a group, in units of its scale
 
-// Rows of activations as the kernel eats them: bytes (T, I / 32, high and low, 32), and per group of 32 its scale, its scale times its
-// sum, and the sums of its halves.
+// Rows of activations as the kernel eats them: bytes (T, I / 32, high and low, 32), and per group of 32 its scale, its
+// scale times its sum, and the sums of its halves.
 struct Activations {
   Activations(int64_t tokens, int64_t inputs)
-      : inputs(inputs), groups(inputs / 32), bytes(new int8_t[tokens * inputs * 2]), d(new float[tokens * groups]),
-        dsum(new float[tokens * groups]), half(new int32_t[tokens * groups * 2]) {}
+      : inputs(inputs),
+        groups(inputs / 32),
+        bytes(new int8_t[tokens * inputs * 2]),
+        d(new float[tokens * groups]),
+        dsum(new float[tokens * groups]),
+        half(new int32_t[tokens * groups * 2]) {}
 
   void quantise(const float* x, int64_t t) {
     for (int64_t g = 0; g < groups; g++) {
@@ -61,8 +67,7 @@ struct Activations {
 };
 
 // start + codes (16 rows x 16 columns) against sixteen activations, in units of the scale.
-template <int bits>
-inline i32x16 dot16(i32x16 start, const u8x64* v, const int8_t* a) {
+template <int bits> inline i32x16 dot16(i32x16 start, const u8x64* v, const int8_t* a) {
   i32x16 high = set1(0), low = start;
 #pragma GCC unroll 4
   for (int j = 0; j < 4; j++) high = dot4<bits>(high, v[j], a + 4 * j), low = dot4<bits>(low, v[j], a + 32 + 4 * j);
@@ -73,36 +78,32 @@ inline i32x16 dot16(i32x16 start, const u8x64* v, const int8_t* a) {
 constexpr int kAhead = 2048;
 
 // One panel of 16 outputs for N tokens, the first of them token t.
-template <class Tile, int N>
-inline void panel(const Tile* tiles, const Activations& x, int64_t t, f32x16* acc) {
+template <class Tile, int N> inline void panel(const Tile* tiles, const Activations& x, int64_t t, f32x16* acc) {
   for (int n = 0; n < N; n++) acc[n] = set1(0.0f);
   const int64_t blocks = x.inputs / Tile::columns;
   for (int64_t b = 0; b < blocks; b++) {
     const Tile& w = tiles[b];
     for (size_t line = 0; line < sizeof(Tile); line += 64) __builtin_prefetch((const char*)&w + kAhead + line);
-    f32x16 scale = load_f16(w.d), minimum = scale;
-    if constexpr (Tile::minimum) minimum = load_f16(w.m);
+    const f32x16 d = load_f16(w.d);
+    f32x16 m = set1(0.0f);
+    if constexpr (Tile::minimum) m = load_f16(w.m);
     for (int g = 0; g < Tile::columns / 32; g++) {
       u8x64 v[8];
       w.codes[g].unpack(v);
+      const Scales<Tile> s(w, d, m, g);
       const int64_t group = b * (Tile::columns / 32) + g;
-      f32x16 s[2] = {scale, scale}, m = minimum;
-      if constexpr (Tile::columns == 256) {
-        if constexpr (Tile::group == 32) s[0] = scale * load_u8((const uint8_t*)w.sub[g]);
-        if constexpr (Tile::group == 16) s[0] = scale * load_i8((const int8_t*)w.sub[2 * g]), s[1] = scale * load_i8((const int8_t*)w.sub[2 * g + 1]);
-        if constexpr (Tile::minimum) m = minimum * load_u8(w.submin[g]);
-      }
 #pragma GCC unroll 8
       for (int n = 0; n < N; n++) {
         const int64_t at = (t + n) * x.groups + group;
         const int8_t* a = x.bytes.get() + at * 64;
         const int32_t* half = x.half.get() + 2 * at;
-        f32x16 d = set1(x.d[at]);
+        const f32x16 unit = set1(x.d[at]);
         i32x16 first = dot16<Tile::bits>(set1(-Tile::zero * half[0]), v, a);
-        i32x16 second = dot16<Tile::bits>(Tile::group == 16 ? set1(-Tile::zero * half[1]) : add(first, set1(-Tile::zero * half[1])), v + 4, a + 16);
-        if constexpr (Tile::group == 16) acc[n] = fma(to_f32(first), s[0] * d, acc[n]);
-        acc[n] = fma(to_f32(second), s[1 - (Tile::group == 32)] * d, acc[n]);
-        if constexpr (Tile::minimum) acc[n] = fnma(m, set1(x.dsum[at]), acc[n]);
+        i32x16 second = dot16<Tile::bits>(
+            Tile::group == 16 ? set1(-Tile::zero * half[1]) : add(first, set1(-Tile::zero * half[1])), v + 4, a + 16);
+        if constexpr (Tile::group == 16) acc[n] = fma(to_f32(first), s.scale[0] * unit, acc[n]);
+        acc[n] = fma(to_f32(second), s.scale[1] * unit, acc[n]);
+        if constexpr (Tile::minimum) acc[n] = fnma(s.minimum, set1(x.dsum[at]), acc[n]);
       }
     }
   }
@@ -132,8 +133,7 @@ struct Weight {
 };
 
 // Panels [first, last) of one weight, for every token.
-template <class Tile>
-void panels(const Weight& w, const Activations& x, int64_t T, int64_t first, int64_t last) {
+template <class Tile> void panels(const Weight& w, const Activations& x, int64_t T, int64_t first, int64_t last) {
   const int64_t blocks = x.inputs / Tile::columns;
   for (int64_t p = first; p < last; p++) {
     const Tile* tiles = (const Tile*)w.tiles + p * blocks;
@@ -144,6 +144,29 @@ void panels(const Weight& w, const Activations& x, int64_t T, int64_t first, int
   }
 }
 
+#if SOBERANO_AMX
+// The same by the matrix unit. A share is two panels, so that each is decoded once.
+void products_bf16(const float* x, const std::vector<Weight>& weights, int64_t T, int64_t I) {
+  const Bf16Tokens tokens(x, T, I);
+  std::vector<std::pair<const Weight*, int64_t>> shares;  // (weight, first output)
+  for (const Weight& w : weights)
+    for (int64_t first = 0; first < w.outputs; first += 32) shares.push_back({&w, first});
+  Pool::instance().parallel(int(shares.size()), [&](int i) {
+    static thread_local std::vector<uint16_t> room;
+    room.resize(32 * I + 32);
+    uint16_t* aligned = (uint16_t*)((uintptr_t(room.data()) + 63) & ~uintptr_t(63));
+    const auto [w, first] = shares[i];
+    configure_tiles();
+    with_tile(w->kind, [&, w = w, first = first](auto tile) {
+      using Tile = decltype(tile);
+      const int64_t blocks = I / Tile::columns;
+      panels_bf16((const Tile*)w->tiles + first / 16 * blocks, blocks, tokens, I, w->y, T, w->outputs, first, aligned);
+    });
+    _tile_release();
+  });
+}
+#endif
+
 // The products of the same activations with several weights.
 void products(const float* x, const std::vector<Weight>& weights, int64_t T, int64_t I) {
   Pool& pool = Pool::instance();
@@ -152,8 +175,8 @@ void products(const float* x, const std::vector<Weight>& weights, int64_t T, int
   pool.parallel(int(parts), [&](int i) {
     for (int64_t t = i * T / parts; t < (i + 1) * T / parts; t++) activations.quantise(x, t);
   });
-  // Long runs of memory read best, but a thread that is late should leave something to the other: a few shares a thread, and products
-  // of less than 64 kB of weights stay with the caller.
+  // Long runs of memory read best, but a thread that is late should leave something to the other: a few shares a
+  // thread, and products of less than 64 kB of weights stay with the caller.
   int64_t bytes = 0;
   for (const Weight& w : weights) bytes += w.bytes;
   const int64_t work = bytes * std::max<int64_t>(1, T / 2);
@@ -176,7 +199,8 @@ void products(const float* x, const std::vector<Weight>& weights, int64_t T, int
 }  // namespace
 }  // namespace soberano
 
-extern "C" void soberano_linear(const float* x, const uint8_t* tiles, float* y, int64_t T, int64_t I, int64_t O, int64_t kind) {
+extern "C" void soberano_linear(const float* x, const uint8_t* tiles, float* y, int64_t T, int64_t I, int64_t O,
+                                int64_t kind) {
   soberano::with_tile(kind, [&](auto tile) {
     const int64_t bytes = (O + 15) / 16 * (I / decltype(tile)::columns) * int64_t(sizeof(tile));
     soberano::products(x, {{tiles, y, O, kind, bytes}}, T, I);
@@ -184,22 +208,39 @@ extern "C" void soberano_linear(const float* x, const uint8_t* tiles, float* y, 
 }
 
 // Arguments: x, index, then a tiles buffer per weight; results: a y per weight; kinds: a TileKind per weight.
-static ffi::Error linear(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> index, ffi::RemainingArgs tiles, ffi::RemainingRets ys, ffi::Span<const int32_t> kinds) {
+static ffi::Error linear(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> index, ffi::RemainingArgs tiles,
+                         ffi::RemainingRets ys, ffi::Span<const int32_t> kinds, bool bf16) {
   const int64_t I = x.dimensions().back(), T = I ? int64_t(x.element_count()) / I : 0;
   std::vector<soberano::Weight> weights;
   for (size_t i = 0; i < tiles.size(); i++) {
     auto data = tiles.get<ffi::Buffer<ffi::U8>>(i);
     auto y = ys.get<ffi::Buffer<ffi::F32>>(i);
-    if (data.has_error() || y.has_error()) return ffi::Error::InvalidArgument("linear: tiles are uint8 and results float32");
+    if (data.has_error() || y.has_error())
+      return ffi::Error::InvalidArgument("linear: tiles are uint8 and results float32");
     auto shape = data->dimensions();
     const int64_t slot = shape.size() == 3 ? index.typed_data()[0] : 0, slots = shape.size() == 3 ? shape[0] : 1;
-    if (slot < 0 || slot >= slots) return ffi::Error::InvalidArgument("linear: the layer index is outside of the stack");
+    if (slot < 0 || slot >= slots)
+      return ffi::Error::InvalidArgument("linear: the layer index is outside of the stack");
     const int64_t bytes = shape[shape.size() - 2] * shape.back();
-    weights.push_back({data->typed_data() + slot * bytes, (*y)->typed_data(), (*y)->dimensions().back(), kinds[i], bytes});
+    weights.push_back(
+        {data->typed_data() + slot * bytes, (*y)->typed_data(), (*y)->dimensions().back(), kinds[i], bytes});
   }
+#if SOBERANO_AMX
+  if (bf16 && T && soberano::amx_allowed()) {
+    soberano::products_bf16(x.typed_data(), weights, T, I);
+    return ffi::Error::Success();
+  }
+#endif
+  if (bf16) return ffi::Error(ffi::ErrorCode::kUnimplemented, "linear: this processor has no matrix unit for bfloat16");
   if (T) soberano::products(x.typed_data(), weights, T, I);
   return ffi::Error::Success();
 }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_linear_ffi, linear,
-                              ffi::Ffi::Bind().Arg<ffi::Buffer<ffi::F32>>().Arg<ffi::Buffer<ffi::S32>>().RemainingArgs().RemainingRets().Attr<ffi::Span<const int32_t>>("kinds"));
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<ffi::Span<const int32_t>>("kinds")
+                                  .Attr<bool>("bf16"));

@@ -20,8 +20,11 @@ def product(weight: Array | QTensor, x: Array) -> Array:
 
 
 def products(weights: tuple[Array | QTensor, ...], x: Array) -> tuple[Array, ...]:
-    """As `product`, for weights that share x: it is rounded once, and the threads meet once."""
-    native_plan()
+    """As `product`, for weights that share x: it is rounded once, and the threads meet once.
+
+    A prompt on a processor with a matrix unit goes through it, in bfloat16 with float32 sums: see linear_bf16.h.
+    """
+    plan = native_plan()
     for weight in weights:
         if not isinstance(weight, QTensor) or weight.form != "tiles":
             raise Unsupported("linear.cc serves weights in tiles; this one is not")
@@ -36,8 +39,10 @@ def products(weights: tuple[Array | QTensor, ...], x: Array) -> tuple[Array, ...
     kinds = np.array([weight.layout.kind for weight in weights], np.int32)
     index = jnp.int32(0) if weights[0].index is None else jnp.asarray(weights[0].index, jnp.int32)
 
+    bf16 = np.bool_(plan is not None and plan.isa == "amx" and plan.role == "prompt")
+
     def kernel(x: Array, index: Array, *data: Array) -> tuple[Array, ...]:
-        return tuple(call(x, index, *data, kinds=kinds))
+        return tuple(call(x, index, *data, kinds=kinds, bf16=bf16))
 
     return with_gradient_of(partial(_meaning, weights), kernel)(x, index, *(weight.data for weight in weights))
 

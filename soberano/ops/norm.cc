@@ -1,4 +1,5 @@
-// y[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight, a row at a time, each row summed in one fixed order. Meaning: soberano/ops/norm.py.
+// y[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight, a row at a time, each row summed in one fixed order. Meaning:
+// soberano/ops/norm.py.
 //
 //   x (R, D) float32, weight (D,) float32 -> y (R, D) float32
 #include "soberano/backends/simd.h"
@@ -18,7 +19,8 @@ static void rms_norm_row(const float* x, const float* weight, float* y, int64_t 
   for (; i < D; i++) y[i] = x[i] * inverse * weight[i];
 }
 
-static ffi::Error rms_norm(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> weight, ffi::ResultBuffer<ffi::F32> y, float eps) {
+static ffi::Error rms_norm(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> weight, ffi::ResultBuffer<ffi::F32> y,
+                           float eps) {
   const int64_t D = x.dimensions().back(), rows = D ? int64_t(x.element_count()) / D : 0;
   const int64_t weights = D ? int64_t(weight.element_count()) / D : 0;  // 1; under vmap one for every so many rows
   for (int64_t r = 0; r < rows; r++)
@@ -26,4 +28,7 @@ static ffi::Error rms_norm(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> weight
   return ffi::Error::Success();
 }
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_rms_norm_ffi, rms_norm, ffi::Ffi::Bind().Arg<ffi::Buffer<ffi::F32>>().Arg<ffi::Buffer<ffi::F32>>().Ret<ffi::Buffer<ffi::F32>>().Attr<float>("eps"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    soberano_rms_norm_ffi, rms_norm,
+    ffi::Ffi::Bind().Arg<ffi::Buffer<ffi::F32>>().Arg<ffi::Buffer<ffi::F32>>().Ret<ffi::Buffer<ffi::F32>>().Attr<float>(
+        "eps"));

@@ -1,4 +1,5 @@
-// Repack blocks as files store them (ggml's block_q*) into the tiles of tiles.h. The meaning is `pack` in soberano/quant/tiles.py.
+// Repack blocks as files store them (ggml's block_q*) into the tiles of tiles.h. The meaning is `pack` in
+// soberano/quant/tiles.py.
 #include <algorithm>
 #include <cstring>
 
@@ -15,8 +16,16 @@ struct Row {
   uint8_t sub[16], submin[8];
 };
 
-inline uint16_t read16(const uint8_t* p) { uint16_t v; std::memcpy(&v, p, 2); return v; }
-inline uint32_t read32(const uint8_t* p) { uint32_t v; std::memcpy(&v, p, 4); return v; }
+inline uint16_t read16(const uint8_t* p) {
+  uint16_t v;
+  std::memcpy(&v, p, 2);
+  return v;
+}
+inline uint32_t read32(const uint8_t* p) {
+  uint32_t v;
+  std::memcpy(&v, p, 4);
+  return v;
+}
 
 inline void nibbles(const uint8_t* q, uint8_t* code) {
   for (int i = 0; i < 16; i++) code[i] = q[i] & 15, code[i + 16] = q[i] >> 4;
@@ -36,10 +45,28 @@ inline void six_bits(const uint8_t* s, Row& row) {
   }
 }
 
-struct FileQ4_0 { using Tile = Q4; static constexpr int bytes = 18; static void read(const uint8_t* b, Row& r) { r.d = read16(b), nibbles(b + 2, r.code); } };
-struct FileQ4_1 { using Tile = Q4M; static constexpr int bytes = 20; static void read(const uint8_t* b, Row& r) { r.d = read16(b), r.m = read16(b + 2) ^ 0x8000, nibbles(b + 4, r.code); } };
-struct FileQ5_0 { using Tile = Q5; static constexpr int bytes = 22; static void read(const uint8_t* b, Row& r) { r.d = read16(b), nibbles(b + 6, r.code), fifth_bits(b + 2, r.code); } };
-struct FileQ5_1 { using Tile = Q5M; static constexpr int bytes = 24; static void read(const uint8_t* b, Row& r) { r.d = read16(b), r.m = read16(b + 2) ^ 0x8000, nibbles(b + 8, r.code), fifth_bits(b + 4, r.code); } };
+struct FileQ4_0 {
+  using Tile = Q4;
+  static constexpr int bytes = 18;
+  static void read(const uint8_t* b, Row& r) { r.d = read16(b), nibbles(b + 2, r.code); }
+};
+struct FileQ4_1 {
+  using Tile = Q4M;
+  static constexpr int bytes = 20;
+  static void read(const uint8_t* b, Row& r) { r.d = read16(b), r.m = read16(b + 2) ^ 0x8000, nibbles(b + 4, r.code); }
+};
+struct FileQ5_0 {
+  using Tile = Q5;
+  static constexpr int bytes = 22;
+  static void read(const uint8_t* b, Row& r) { r.d = read16(b), nibbles(b + 6, r.code), fifth_bits(b + 2, r.code); }
+};
+struct FileQ5_1 {
+  using Tile = Q5M;
+  static constexpr int bytes = 24;
+  static void read(const uint8_t* b, Row& r) {
+    r.d = read16(b), r.m = read16(b + 2) ^ 0x8000, nibbles(b + 8, r.code), fifth_bits(b + 4, r.code);
+  }
+};
 struct FileQ8_0 {
   using Tile = Q8;
   static constexpr int bytes = 34;
@@ -54,7 +81,8 @@ struct FileQ4_K {
   static void read(const uint8_t* b, Row& r) {
     r.d = read16(b), r.m = read16(b + 2), six_bits(b + 4, r);
     for (int c = 0; c < 4; c++)
-      for (int i = 0; i < 32; i++) r.code[64 * c + i] = b[16 + 32 * c + i] & 15, r.code[64 * c + 32 + i] = b[16 + 32 * c + i] >> 4;
+      for (int i = 0; i < 32; i++)
+        r.code[64 * c + i] = b[16 + 32 * c + i] & 15, r.code[64 * c + 32 + i] = b[16 + 32 * c + i] >> 4;
   }
 };
 struct FileQ5_K {
@@ -139,14 +167,30 @@ template <class File> void pack(const uint8_t* raw, uint8_t* out, int64_t O, int
 extern "C" int soberano_pack_tiles(const uint8_t* raw, uint8_t* tiles, int64_t O, int64_t I, int64_t ggml) {
   using namespace soberano;
   switch (ggml) {
-    case 2: pack<FileQ4_0>(raw, tiles, O, I); return 0;
-    case 3: pack<FileQ4_1>(raw, tiles, O, I); return 0;
-    case 6: pack<FileQ5_0>(raw, tiles, O, I); return 0;
-    case 7: pack<FileQ5_1>(raw, tiles, O, I); return 0;
-    case 8: pack<FileQ8_0>(raw, tiles, O, I); return 0;
-    case 12: pack<FileQ4_K>(raw, tiles, O, I); return 0;
-    case 13: pack<FileQ5_K>(raw, tiles, O, I); return 0;
-    case 14: pack<FileQ6_K>(raw, tiles, O, I); return 0;
+    case 2:
+      pack<FileQ4_0>(raw, tiles, O, I);
+      return 0;
+    case 3:
+      pack<FileQ4_1>(raw, tiles, O, I);
+      return 0;
+    case 6:
+      pack<FileQ5_0>(raw, tiles, O, I);
+      return 0;
+    case 7:
+      pack<FileQ5_1>(raw, tiles, O, I);
+      return 0;
+    case 8:
+      pack<FileQ8_0>(raw, tiles, O, I);
+      return 0;
+    case 12:
+      pack<FileQ4_K>(raw, tiles, O, I);
+      return 0;
+    case 13:
+      pack<FileQ5_K>(raw, tiles, O, I);
+      return 0;
+    case 14:
+      pack<FileQ6_K>(raw, tiles, O, I);
+      return 0;
   }
   return 1;
 }

@@ -1,7 +1,8 @@
 // The bytes of a weight as kernels read it: tiles of 16 rows, described in soberano/quant/tiles.py.
 //
-// A 64-byte vector of codes holds 16 rows x 4 columns, so one dot4 against four broadcast activations adds to 16 outputs. Vector j of
-// a group of 32 columns holds columns 4 j to 4 j + 3; nibbles pair vector i (low) with vector i + 4 (high).
+// A 64-byte vector of codes holds 16 rows x 4 columns, so one dot4 against four broadcast activations adds to 16
+// outputs. Vector j of a group of 32 columns holds columns 4 j to 4 j + 3; nibbles pair vector i (low) with vector i +
+// 4 (high).
 #pragma once
 #include <cstdint>
 
@@ -32,8 +33,10 @@ template <> struct Codes<5> {
       u8x64 both = load(low[i]);
       v[i] = low_nibbles(both), v[i + 4] = high_nibbles(both);
     }
-    v[0] = or_bits<4, 16>(v[0], h), v[1] = or_bits<3, 16>(v[1], h), v[2] = or_bits<2, 16>(v[2], h), v[3] = or_bits<1, 16>(v[3], h);
-    v[4] = or_bits<0, 16>(v[4], h), v[5] = or_bits<-1, 16>(v[5], h), v[6] = or_bits<-2, 16>(v[6], h), v[7] = or_bits<-3, 16>(v[7], h);
+    v[0] = or_bits<4, 16>(v[0], h), v[1] = or_bits<3, 16>(v[1], h), v[2] = or_bits<2, 16>(v[2], h),
+    v[3] = or_bits<1, 16>(v[3], h);
+    v[4] = or_bits<0, 16>(v[4], h), v[5] = or_bits<-1, 16>(v[5], h), v[6] = or_bits<-2, 16>(v[6], h),
+    v[7] = or_bits<-3, 16>(v[7], h);
   }
 };
 
@@ -82,6 +85,20 @@ template <int bits_, int zero_, bool minimum_, int group_, class Sub> struct Two
   uint16_t m[minimum ? 16 : 0];
 };
 
+// What multiplies the codes of group g of a tile: scale (of its first and second 16 columns) and minimum, for 16 rows.
+template <class Tile> struct Scales {
+  Scales(const Tile& w, f32x16 d, f32x16 m, int g) : scale{d, d}, minimum(m) {
+    if constexpr (Tile::columns == 256) {
+      if constexpr (Tile::group == 32) scale[0] = scale[1] = d * load_u8((const uint8_t*)w.sub[g]);
+      if constexpr (Tile::group == 16) {
+        scale[0] = d * load_i8((const int8_t*)w.sub[2 * g]), scale[1] = d * load_i8((const int8_t*)w.sub[2 * g + 1]);
+      }
+      if constexpr (Tile::minimum) minimum = m * load_u8(w.submin[g]);
+    }
+  }
+  f32x16 scale[2], minimum;
+};
+
 using Q4 = Flat<4, 8, false>;
 using Q4M = Flat<4, 0, true>;
 using Q5 = Flat<5, 16, false>;
@@ -91,20 +108,37 @@ using Q4K = TwoLevel<4, 0, true, 32, uint8_t>;
 using Q5K = TwoLevel<5, 0, true, 32, uint8_t>;
 using Q6K = TwoLevel<6, 32, false, 16, int8_t>;
 
-static_assert(sizeof(Q4) == 288 && sizeof(Q4M) == 320 && sizeof(Q5) == 352 && sizeof(Q5M) == 384 && sizeof(Q8) == 544, "packed");
+static_assert(sizeof(Q4) == 288 && sizeof(Q4M) == 320 && sizeof(Q5) == 352 && sizeof(Q5M) == 384 && sizeof(Q8) == 544,
+              "packed");
 static_assert(sizeof(Q4K) == 2368 && sizeof(Q5K) == 2880 && sizeof(Q6K) == 3360, "packed");
 
 // Call use<Tile>() for the tile of a kind. False if there is no such kind.
 template <class Use> bool with_tile(int64_t kind, Use&& use) {
   switch (TileKind(kind)) {
-    case TileKind::q4: use(Q4{}); return true;
-    case TileKind::q4m: use(Q4M{}); return true;
-    case TileKind::q5: use(Q5{}); return true;
-    case TileKind::q5m: use(Q5M{}); return true;
-    case TileKind::q8: use(Q8{}); return true;
-    case TileKind::q4k: use(Q4K{}); return true;
-    case TileKind::q5k: use(Q5K{}); return true;
-    case TileKind::q6k: use(Q6K{}); return true;
+    case TileKind::q4:
+      use(Q4{});
+      return true;
+    case TileKind::q4m:
+      use(Q4M{});
+      return true;
+    case TileKind::q5:
+      use(Q5{});
+      return true;
+    case TileKind::q5m:
+      use(Q5M{});
+      return true;
+    case TileKind::q8:
+      use(Q8{});
+      return true;
+    case TileKind::q4k:
+      use(Q4K{});
+      return true;
+    case TileKind::q5k:
+      use(Q5K{});
+      return true;
+    case TileKind::q6k:
+      use(Q6K{});
+      return true;
   }
   return false;
 }

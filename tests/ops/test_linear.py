@@ -10,6 +10,7 @@ import pytest
 from soberano.backends import native
 from soberano.backends.base import Home
 from soberano.backends.homes import home as home_named
+from soberano.backends.plan import Plan, using
 from soberano.core.errors import ShapeError
 from soberano.ops.linear import embed, linear, linears, product
 from soberano.quant import tiles
@@ -158,3 +159,28 @@ def test_a_choice_is_made_at_run_time(home: Home, rng: np.random.Generator) -> N
 def test_a_wrong_width_is_named(home: Home) -> None:
     with pytest.raises(ShapeError, match=r"linear: the weight is \(4, 8\), but the last axis of x \(2, 9\) is 9"):
         linear(home.asarray(np.ones((4, 8), np.float32)), home.asarray(np.ones((2, 9), np.float32)))
+
+
+needs_amx = pytest.mark.skipif(
+    not native.state()[0] or native.isa() != "amx", reason="this processor has no matrix unit"
+)
+PROMPT = Plan("cpu", "jax", native=True, isa="amx", threads=2, weights="tiles", role="prompt")
+
+
+@needs_amx
+@pytest.mark.parametrize("kind", PACKED, ids=lambda k: k.name)
+@pytest.mark.parametrize("tokens,outputs", [(1, 16), (11, 150), (40, 64), (64, 33)])
+def test_a_prompt_goes_through_the_matrix_unit(
+    kind: type[BlockFormat], tokens: int, outputs: int, rng: np.random.Generator
+) -> None:
+    home = home_named("jax")
+    raw, x = random_blocks(kind, outputs, 512, rng), rng.normal(size=(tokens, 512)).astype(np.float32)
+    dense = kind.dequantize(home_named("numpy"), raw).astype(np.float64)
+    weight = weight_of(kind, "tiles", raw, home)
+    with using(PROMPT):
+        actual = home.to_numpy(linear(weight, home.asarray(x)))
+        alone = home.to_numpy(linear(weight, home.asarray(x[-1:])))
+    size = float(np.abs(dense).max())
+    assert_close(actual, x @ dense.T, "bfloat16", summed=512, size=size / 4, what=f"prompt {kind.name}")
+    np.testing.assert_array_equal(alone[0], actual[-1])
+    assert not np.array_equal(actual, home.to_numpy(linear(weight, home.asarray(x)))), "the same as for tokens"

@@ -1,0 +1,34 @@
+// The matrix unit of newer Intel processors (AMX): permission to use it, and the shape of its tiles.
+#pragma once
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#define SOBERANO_AMX 1
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstdint>
+
+namespace soberano {
+
+// Ask the kernel for the tile registers, once. False where it does not give them.
+inline bool amx_allowed() {
+  constexpr int kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool allowed = syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+  return allowed;
+}
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start = 0, reserved[14] = {};
+  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// Tiles 0 to 3: sums of 2 x 2 blocks of 16 tokens x 16 outputs; 4 and 5: tokens; 6 and 7: weights.
+inline void configure_tiles() {
+  TileConfig config;
+  asm volatile("" : : "m"(config));  // gcc 12 does not see that the next line reads it, and would drop the stores
+  _tile_loadconfig(&config);
+}
+
+}  // namespace soberano
+#endif
