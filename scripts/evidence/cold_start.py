@@ -2,8 +2,8 @@
 
     make evidence TOPIC=cold_start
 
-Each is a whole process, `soberano run MODEL "Once upon a time" -n 1`, from its start to its end; the median of three. The limits are
-30 s for the build of the kernels, 6 s to the first token with kernels but no programs, 2.5 s with both.
+Each is a whole process, `soberano run MODEL "Once upon a time" -n 1`, from its start to its end; the median of three.
+The limits are 30 s for the build of the kernels, 6 s to the first token with kernels but no programs, 2.5 s with both.
 """
 
 import os
