@@ -93,7 +93,8 @@ def with_gradient_of(meaning: Callable[..., Any], kernel: Callable[..., Any]) ->
 
 
 def native_plan() -> Plan | None:
-    """Return the plan in force if our native kernels are to serve this call; raise Unsupported, with the reason, if not.
+    """Return the plan in force if our native kernels are to serve this call; raise Unsupported, with the reason, if
+    not.
 
     Under a plan the plan decides. Outside of any, an eager op uses them wherever JAX's default device is a CPU.
     """

@@ -23,7 +23,7 @@ import numpy as np
 
 
 class Peer:
-    """A loaded model and a context for each way to attend: flash attention is the faster for prompts, not for tokens."""
+    """A loaded model, with a context for each way to attend: flash attention suits prompts, and slows single tokens."""
 
     def __init__(self, path: str, threads: int, context: int) -> None:
         llama_cpp.llama_log_set(_quiet, None)
