@@ -44,6 +44,15 @@ class GGUF:
         flat = np.frombuffer(self._map, np.uint8, info.nbytes, info.offset if info.nbytes else 0)
         return flat.reshape(*info.shape[:-1], row)
 
+    def release(self, name: str) -> None:
+        """Let the system take back the memory of a tensor that has been read. Reading it again still works."""
+        if self._map is None or not hasattr(mmap, "MADV_DONTNEED"):  # Windows has no such word
+            return
+        info = self.tensors[name]
+        start = info.offset - info.offset % mmap.PAGESIZE
+        if info.nbytes:  # neighbours share the pages at both ends, and just read them again
+            self._map.madvise(mmap.MADV_DONTNEED, start, info.offset + info.nbytes - start)
+
     @overload
     def field(self, key: str, kind: type[T]) -> T: ...
     @overload

@@ -11,20 +11,20 @@ All products above are exact in float32: d and m have 11 significant bits, and a
 So only the subtraction rounds, and neither the order of the products nor a fused multiply-add can change a bit.
 """
 
+import functools
+import pkgutil
 from importlib import import_module
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+import soberano.quant
 from soberano.backends.base import Home
 from soberano.core.errors import InputError, ShapeError, Unsupported, UnsupportedModel
 from soberano.core.types import Array
 
 FORMATS: dict[int, type["BlockFormat"]] = {}
 """ggml type id -> format. A format enters when its class is made; `all_formats()` makes them all."""
-
-FAMILIES = ("plain", "legacy", "kquants")
-"""The files beside this one that hold formats."""
 
 
 class Parts(NamedTuple):
@@ -129,9 +129,17 @@ def decode_parts(home: Home, parts: Parts, group: int, zero: int) -> Array:
 
 def all_formats() -> list[type[BlockFormat]]:
     """Every format we know, in the order of their ggml ids."""
-    for family in FAMILIES:
-        import_module(f"soberano.quant.{family}")
+    _meet_formats()
     return [FORMATS[ggml] for ggml in sorted(FORMATS)]
+
+
+@functools.cache
+def _meet_formats() -> None:
+    """Import the files beside this one, since a format is known by its class; but no kernels, which import a home."""
+    names = {module.name for module in pkgutil.iter_modules(soberano.quant.__path__)}
+    for name in sorted(names):
+        if name.rpartition("_")[0] not in names:  # the kernels of x.py for a home lie in x_<home>.py
+            import_module(f"soberano.quant.{name}")
 
 
 def format_named(name: str) -> type[BlockFormat]:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from soberano.backends.base import Home
+from soberano.backends.numpy_ import HOME
 from soberano.core.errors import Unsupported
 from soberano.core.types import Array
 from soberano.quant.blocks import BlockFormat, Parts, decode_parts
@@ -104,8 +105,6 @@ def pack(kind: type[BlockFormat], raw: np.ndarray) -> np.ndarray:
 
     This is the meaning; soberano.quant.repack does the same with the native kernel, hundreds of times faster.
     """
-    from soberano.backends.numpy_ import HOME
-
     layout, inputs = layout_of(kind), kind.row_weights(raw.shape[-1])
     outputs = raw.shape[0]
     panels, blocks, groups = -(-outputs // ROWS), inputs // layout.columns, layout.columns // 32

@@ -243,3 +243,34 @@ def test_the_tiny_llama_is_a_whole_model(path: Path) -> None:
     for merge in file.field("tokenizer.ggml.merges", list[str]):
         left, right = merge.split(" ")
         assert {left, right, left + right} <= set(tokens)
+
+
+def test_what_is_released_is_read_again(path: Path) -> None:
+    write(path, METADATA, tensors())
+    with read(path) as file:
+        before = {name: np.array(file.raw(name)) for name in file.tensors}
+        held = {name: file.raw(name) for name in file.tensors}
+        for name in file.tensors:
+            file.release(name)
+        for name, raw in before.items():
+            np.testing.assert_array_equal(file.raw(name), raw)
+            np.testing.assert_array_equal(held[name], raw)
+    file.release("vector")  # of a closed file: nothing to do
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="this system does not say what a map holds")
+def test_release_gives_memory_back(path: Path) -> None:
+    def resident() -> int:
+        lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+        sizes = [int(next(each for each in lines if each.startswith("Rss:")).split()[1])
+                 for line in lines if line.endswith(str(path))]  # fmt: skip
+        return 1024 * sum(sizes)
+
+    size = 8 << 20
+    write(path, {}, {"a": (F32, np.ones((1, size), np.uint8)), "b": (F32, np.ones((1, size), np.uint8))})
+    with read(path) as file:
+        for name in ("a", "b"):
+            file.raw(name).sum()
+        assert resident() >= 2 * size
+        file.release("a")
+        assert size <= resident() < 1.5 * size

@@ -1,14 +1,19 @@
 """Every block format, on every home, against the decoder of the gguf package: equal to the last bit, NaN is NaN."""
 
+import sys
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import soberano.quant
 from soberano.backends.homes import home
 from soberano.core.errors import InputError, ShapeError, Unsupported, UnsupportedModel
 from soberano.core.types import Array
+from soberano.quant import blocks
 from soberano.quant.blocks import FORMATS, BlockFormat, all_formats, format_named
 
 ALL = all_formats()
@@ -179,3 +184,21 @@ def test_formats_go_by_name_in_any_case() -> None:
     assert format_named("q4_k") is format_named("Q4_K")
     with pytest.raises(UnsupportedModel, match=r"'Q9_X'; there are F32, F16, Q4_0"):
         format_named("Q9_X")
+
+
+def test_a_format_is_found_by_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "made_up.py").write_text(
+        "import numpy as np\n"
+        "from soberano.quant.blocks import BlockFormat\n"
+        "class MadeUp(BlockFormat, ggml=9999):\n"
+        "    block, layout = 2, np.dtype([('w', 'u1')])\n"
+    )
+    (tmp_path / "made_up_jax.py").write_text("raise AssertionError('a kernel is not for whoever lists formats')\n")
+    monkeypatch.setattr(soberano.quant, "__path__", [*soberano.quant.__path__, str(tmp_path)])
+    blocks._meet_formats.cache_clear()
+    try:
+        assert [kind.name for kind in all_formats()] == [*(kind.name for kind in ALL), "MadeUp"]
+    finally:
+        FORMATS.pop(9999, None)
+        sys.modules.pop("soberano.quant.made_up", None)
+        vars(soberano.quant).pop("made_up", None)
