@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from soberano.core.progress import Progress, silent
-from soberano.models.cache import PAGE
 from soberano.models.model import Model
+from soberano.models.step import Chunk
 from soberano.ops.loss import kl_divergence
 
 
@@ -33,8 +33,9 @@ def logits(
             count, size = (1, 1) if single else programs.chunk(len(tokens) - done)
             ids, positions = np.zeros((1, size), np.int32), np.full((1, size), -1, np.int32)
             ids[0, :count], positions[0, :count] = tokens[done : done + count], np.arange(done, done + count)
-            table = programs.table(pages, done + count, -(-model.context // PAGE))
-            out = model.forward(send(ids), send(positions), send(table), send(np.zeros(1, np.int32)), every=True)
+            table = programs.table(pages, programs.table_width(done + count, model.context))
+            chunk = Chunk(send(ids), send(positions), send(table), send(np.zeros(1, np.int32)))
+            out = model.forward(chunk, every=True)
             done += count
             yield model.home.to_numpy(out)[0, :count]
             progress(f"{model.plan.backend} {'decode' if single else 'prefill'}", done, len(tokens), "tokens")

@@ -1,4 +1,4 @@
-"""Which file of this folder reads an architecture: the one that has its name.
+"""Which file of this folder reads an architecture: the one that has its name and keeps the contract.
 
 The contract of such a file, soberano/models/<general.architecture>.py (dashes become underscores):
 
@@ -11,30 +11,38 @@ The contract of such a file, soberano/models/<general.architecture>.py (dashes b
     forward     (weights, tokens, Cache, Config, last) -> (logits, Cache)
 """
 
-import re
+import pkgutil
 from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
+import soberano.models
 from soberano.core.errors import UnsupportedModel
 
-_OURS = {"architecture", "cache", "generate", "layers", "model", "options", "step", "weights"}
+_CONTRACT = {"Config", "Weights", "Layer", "shapes", "forward"}
 
 
 def known() -> list[str]:
-    """The architectures that have a file here."""
-    names = (path.stem for path in Path(__file__).parent.glob("*.py"))
-    return sorted(name for name in names if name not in _OURS and not name.startswith("_"))
+    """The architectures that have a file here: the files that keep the contract."""
+    return [name for name in _files() if _keeps_contract(name)]
 
 
 def architecture(name: str, path: object = "the model") -> Any:
     """The module of an architecture. Raises UnsupportedModel, naming it, when there is none."""
-    module = name.replace("-", "_")
-    if not re.fullmatch(r"[a-z0-9_]{1,40}", module) or module not in known():
-        raise UnsupportedModel(
-            f"{path}: the architecture is {name!r}, which is not supported; known are {', '.join(known())}"
-        )
-    dotted = f"soberano.models.{module}"
-    assert find_spec(dotted)
-    return import_module(dotted)
+    file = name.replace("-", "_")
+    if file in _files() and _keeps_contract(file):
+        return _module(file)
+    raise UnsupportedModel(
+        f"{path}: the architecture is {name[:60]!r}, which is not supported; known are {', '.join(known())}"
+    )
+
+
+def _files() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(soberano.models.__path__))
+
+
+def _keeps_contract(file: str) -> bool:
+    return _CONTRACT.issubset(vars(_module(file)))
+
+
+def _module(file: str) -> Any:
+    return import_module(f"soberano.models.{file}")

@@ -7,10 +7,14 @@ events.
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from soberano.backends.base import Home
+from soberano.backends.choose import free_memory
 from soberano.backends.tree import node
 from soberano.core.errors import CapacityError
 from soberano.core.types import Array
+from soberano.core.units import bytes_text
 from soberano.ops.attention import attention, write_kv
 
 PAGE = 32
@@ -46,10 +50,49 @@ class Cache:
         return attention(q, self.k, self.v, self.positions, self.table, self.layer, scale=scale)
 
 
-def empty_pages(home: Home, layers: int, pages: int, kv_heads: int, width: int, dtype: Any) -> tuple[Array, Array]:
-    """Make the page arrays of a cache: (L, P, K, E, page) and (L, P, K, page, E), zero."""
-    keys = home.xp.zeros((layers, pages, kv_heads, width, PAGE), dtype)
-    return keys, home.xp.zeros((layers, pages, kv_heads, PAGE, width), dtype)
+@dataclass(frozen=True)
+class Room:
+    """What the page arrays of a cache take: known, and refused, before anything is allocated."""
+
+    layers: int
+    kv_heads: int
+    width: int
+    dtype: Any
+    context: int  # tokens of a sequence
+    sequences: int
+
+    @property
+    def pages(self) -> int:
+        """Pages of all sequences."""
+        return self.sequences * -(-self.context // PAGE)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        return 2 * self.layers * self.pages * self.kv_heads * self.width * PAGE * np.dtype(self.dtype).itemsize
+
+    def check(self) -> None:
+        """Raise CapacityError when the memory of this machine cannot hold it. Of a device's own memory, ask it."""
+        if self.nbytes > free_memory():
+            raise self._refusal()
+
+    def make(self, home: Home) -> tuple[Array, Array]:
+        """Zero arrays (L, P, K, E, page) and (L, P, K, page, E). Raises CapacityError when there is no memory left."""
+        try:
+            keys = home.xp.zeros((self.layers, self.pages, self.kv_heads, self.width, PAGE), self.dtype)
+            return keys, home.xp.zeros((self.layers, self.pages, self.kv_heads, PAGE, self.width), self.dtype)
+        except (MemoryError, RuntimeError) as error:  # NumPy and CuPy raise the one, XLA a class of the other
+            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+                raise self._refusal() from error
+            raise
+
+    def _refusal(self) -> CapacityError:
+        many = f", {self.sequences} times" if self.sequences > 1 else ""
+        return CapacityError(
+            f"a cache for a context of {self.context} tokens{many} takes {bytes_text(self.nbytes)}, and "
+            f"{bytes_text(free_memory())} of memory are free; ask for a smaller context, fewer sequences at once, or "
+            f"close other programs"
+        )
 
 
 class Pages:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from soberano.core.errors import ContextError, InputError
-from soberano.models.cache import PAGE
+from soberano.core.errors import CapacityError, ContextError, InputError
 from soberano.models.options import Options
-from soberano.models.step import Penalties
+from soberano.models.step import Chunk, Penalties
+from soberano.ops.random import seed_words
 from soberano.ops.sample import Sampling
 from soberano.ops.softmax import log_softmax
 from soberano.ops.topk import top_k
@@ -66,13 +66,13 @@ class Generation:
         self.done, self.finish_reason = self.limit == 0, "length" if self.limit == 0 else None
         self.seed = secrets.randbits(63) if options.seed is None else options.seed % 2**64
         self.timings: dict[str, float] = {}
-        self._model, self._prompt = model, prompt
-        self._pages = model.pages.take(len(prompt) + self.limit)
+        self._model, self._prompt, self._epoch = model, prompt, model.epoch
         self._started = self._first = time.perf_counter()
         self._text = _StopText(options.stop)
         self._stream = model.tokenizer.stream()
         self._held: list[tuple[int, TokenLogprob | None]] = []
         self._send_settings()
+        self._pages = model.pages.take(len(prompt) + self.limit)  # last: what raises above holds none
 
     def _send_settings(self) -> None:
         """Put what does not change from step to step on the device, once."""
@@ -84,7 +84,11 @@ class Generation:
             row(o.top_p, np.float32),
             row(o.min_p, np.float32),
         )
-        self._key = home.asarray(np.array([[self.seed & 0xFFFFFFFF, self.seed >> 32]], np.uint32))
+        self._key = home.asarray(np.array([seed_words(self.seed)], np.uint32))
+        self._zero = home.asarray(np.zeros(1, np.int32))
+        self._position = home.asarray(np.array([self.prompt_tokens], np.int32))  # of the token that is drawn next
+        self._token = self._zero  # the last one drawn
+        self._table_width, self._table_sent = 0, self._zero
         self._penalties: Penalties | None = None
         if o.penalised:
             size = self._model.config.vocabulary
@@ -98,14 +102,25 @@ class Generation:
             )  # fmt: skip
 
     def step(self) -> list[Piece]:
-        """Do one device step, a chunk of the prompt or a token; return the text that became final: a piece or none."""
+        """Do one device step, a chunk of the prompt or a token; return the text that became final: a piece or none.
+
+        Whatever it raises, the generation is done. Raises CapacityError when the cache was lost since the last step.
+        """
         if self.done:
             return []
+        try:
+            if self._epoch != self._model.epoch:
+                raise CapacityError("the cache was lost when another request's step failed; start again")
+            return self._step()
+        except BaseException:
+            self.done = True
+            raise
+
+    def _step(self) -> list[Piece]:
         if self.prefill_tokens_done < self.prompt_tokens:
             logits = self._prefill()
             if self.prefill_tokens_done < self.prompt_tokens:
                 return []
-            self._position = self._model.home.asarray(np.array([self.prompt_tokens], np.int32))
         else:
             logits = self._decode()
         return self._take(logits)
@@ -117,23 +132,23 @@ class Generation:
         tokens[0, :count], positions[0, :count] = self._prompt[start : start + count], np.arange(start, start + count)
         send = self._model.home.asarray
         last = send(np.array([count - 1], np.int32))
-        logits = self._model.forward(send(tokens), send(positions), self._table(start + count), last)
+        logits = self._model.forward(Chunk(send(tokens), send(positions), self._table(start + count), last))
         self.prefill_tokens_done += count
         return logits
 
     def _decode(self) -> Any:
         seen = self.prompt_tokens + self.completion_tokens
         # The token was counted when it was drawn, so it is the last of `seen`, at position seen - 1.
-        return self._model.forward(self._token[:, None], self._position[:, None] - 1, self._table(seen), self._zero)
+        chunk = Chunk(self._token[:, None], self._position[:, None] - 1, self._table(seen), self._zero)
+        return self._model.forward(chunk)
 
     def _table(self, tokens: int) -> Any:
         """The page table for a step that ends at `tokens` tokens; sent again only when its width changes."""
         model = self._model
-        width = -(-tokens // PAGE) if not model.programs.plan.native else 0
-        if getattr(self, "_table_width", None) != width:
+        width = model.programs.table_width(tokens, model.context)
+        if self._table_width != width:
             self._table_width = width
-            self._table_sent = model.home.asarray(model.programs.table(self._pages, tokens, -(-model.context // PAGE)))
-            self._zero = model.home.asarray(np.zeros(1, np.int32))
+            self._table_sent = model.home.asarray(model.programs.table(self._pages, width))
         return self._table_sent
 
     def _take(self, logits: Any) -> list[Piece]:

@@ -1,8 +1,9 @@
 """What model files share: reading a file's metadata, the loop over layers, and the shapes of heads."""
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -21,40 +22,58 @@ class Metadata:
     file: GGUF
     architecture: str
 
-    def whole(self, key: str, default: int | None = None) -> int:
-        """A positive whole number. Raises FileError, naming the key, when it is missing without default or wrong."""
-        name, value = f"{self.architecture}.{key}", self.file.metadata.get(f"{self.architecture}.{key}", default)
+    def _value(self, key: str, default: float | None) -> tuple[str, Any]:
+        name = f"{self.architecture}.{key}"
+        value = self.file.metadata.get(name, default)
         if value is None:
             raise FileError(
                 f"{self.file.path}: the key {name} is missing, so the model cannot be built; convert the file again"
             )
+        return name, value
+
+    def fail(self, key: str, value: object, right: str) -> NoReturn:
+        """Raise FileError: the value of a key cannot be; `right` says what it must be."""
+        name = f"{self.architecture}.{key}"
+        raise FileError(
+            f"{self.file.path}: {name} is {reprlib.repr(value)}; it must be {right}; convert the file again"
+        )
+
+    def whole(self, key: str, default: int | None = None) -> int:
+        """A positive whole number. Raises FileError, naming the key, when it is missing without default or wrong."""
+        name, value = self._value(key, default)
         if isinstance(value, list) and value and all(v == value[0] for v in value):
             value = value[0]  # some converters write one number per layer
         if isinstance(value, list):
             raise UnsupportedModel(
-                f"{self.file.path}: {name} differs from layer to layer ({value[:4]}...), which is not supported yet"
+                f"{self.file.path}: {name} differs from layer to layer ({reprlib.repr(value)}), which is not supported "
+                f"yet"
             )
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
-            raise FileError(f"{self.file.path}: {name} is {value!r}; it must be a whole number above 0")
+            self.fail(key, value, "a whole number above 0")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number of 0 or more. Raises FileError as `whole` does."""
-        name, value = f"{self.architecture}.{key}", self.file.metadata.get(f"{self.architecture}.{key}", default)
-        if value is None:
-            raise FileError(
-                f"{self.file.path}: the key {name} is missing, so the model cannot be built; convert the file again"
-            )
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
-            raise FileError(f"{self.file.path}: {name} is {value!r}; it must be a number of 0 or more")
+        """A finite number above 0. Raises FileError as `whole` does."""
+        _, value = self._value(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+            self.fail(key, value, "a number above 0")
         return float(value)
+
+    @property
+    def layers(self) -> int:
+        """How many layers there are. A file that claims more of them than it has tensors is refused, not counted."""
+        count = self.whole("block_count")
+        if count > len(self.file.tensors):
+            self.fail("block_count", count, f"at most {len(self.file.tensors)}, as many as the file has tensors")
+        return count
 
     @property
     def vocabulary(self) -> int:
         """How many tokens the embedding has."""
-        if "token_embd.weight" not in self.file.tensors:
-            raise FileError(f"{self.file.path}: the tensor token_embd.weight is missing, so this is no whole model")
-        return self.file.tensors["token_embd.weight"].shape[0]
+        info = self.file.tensors.get("token_embd.weight")
+        if info is None or len(info.shape) != 2:
+            raise FileError(f"{self.file.path}: there is no matrix token_embd.weight, so this is no whole model")
+        return info.shape[0]
 
 
 def rope_scale(meta: Metadata) -> float:
@@ -65,15 +84,39 @@ def rope_scale(meta: Metadata) -> float:
     if kind == "linear":
         return 1.0 / meta.number("rope.scaling.factor")
     raise UnsupportedModel(
-        f"{meta.file.path}: {meta.architecture}.rope.scaling.type is {kind!r}; known are none and linear"
+        f"{meta.file.path}: {meta.architecture}.rope.scaling.type is {reprlib.repr(kind)}; known are none and linear"
     )
 
 
-def rope_factors(meta: Metadata) -> tuple[float, ...] | None:
-    """The divisors of the rotary frequencies (Llama 3.1 on), which a file carries as the tensor rope_freqs.weight."""
-    if "rope_freqs.weight" not in meta.file.tensors:
+def rope_width(meta: Metadata, head: int) -> int:
+    """How many numbers of a head are turned: all, unless the file says fewer. Raises FileError if no pairs fit."""
+    width = meta.whole("rope.dimension_count", head)
+    if width % 2 or width > head:
+        meta.fail("rope.dimension_count", width, f"even, and at most {head}, the width of a head")
+    return width
+
+
+def rope_factors(meta: Metadata, width: int) -> tuple[float, ...] | None:
+    """The divisors of the rotary frequencies (Llama 3.1 on), which a file carries as the tensor rope_freqs.weight.
+
+    Raises FileError unless it holds width / 2 finite float32 numbers above 0.
+    """
+    info = meta.file.tensors.get("rope_freqs.weight")
+    if info is None:
         return None
-    return tuple(float(f) for f in np.frombuffer(meta.file.raw("rope_freqs.weight").tobytes(), "<f4"))
+    if info.format.name != "F32" or info.shape != (width // 2,):
+        raise FileError(
+            f"{meta.file.path}: the tensor rope_freqs.weight is {info.format.name} {info.shape}, and must be F32 "
+            f"{(width // 2,)}; convert the file again"
+        )
+    factors = meta.file.raw("rope_freqs.weight").view("<f4")
+    wrong = factors[~(np.isfinite(factors) & (factors > 0))]
+    if wrong.size:
+        raise FileError(
+            f"{meta.file.path}: the tensor rope_freqs.weight holds {wrong[0]}, and must hold finite numbers above 0; "
+            f"get the file again"
+        )
+    return tuple(float(f) for f in factors)
 
 
 def each_layer(block: Callable[..., Any], blk: Any, x: Array, cache: Cache, *rest: Any) -> tuple[Array, Cache]:

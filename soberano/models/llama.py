@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from soberano.core.types import Array
 from soberano.models.cache import Cache
-from soberano.models.layers import Metadata, each_layer, heads, last_tokens, merge, rope_factors, rope_scale
+from soberano.models.layers import Metadata, each_layer, heads, last_tokens, merge, rope_factors, rope_scale, rope_width
 from soberano.ops.activation import swiglu
 from soberano.ops.linear import embed, linear, linears
 from soberano.ops.norm import rms_norm
@@ -40,21 +40,25 @@ class Config:
     def from_gguf(cls, meta: Metadata) -> "Config":
         """Read the keys llama.*; raises FileError naming a key that is missing or wrong."""
         count, width = meta.whole("attention.head_count"), meta.whole("embedding_length")
+        kv_heads = meta.whole("attention.head_count_kv", count)
+        if count % kv_heads:
+            meta.fail("attention.head_count_kv", kv_heads, f"a divisor of the {count} query heads")
         head = meta.whole("attention.key_length", width // count)
+        turned = rope_width(meta, head)
         return cls(
-            layers=meta.whole("block_count"),
+            layers=meta.layers,
             width=width,
             heads=count,
-            kv_heads=meta.whole("attention.head_count_kv", count),
+            kv_heads=kv_heads,
             head=head,
             ffn=meta.whole("feed_forward_length"),
             vocabulary=meta.vocabulary,
             context=meta.whole("context_length"),
             eps=meta.number("attention.layer_norm_rms_epsilon"),
-            rope_width=meta.whole("rope.dimension_count", head),
+            rope_width=turned,
             rope_base=meta.number("rope.freq_base", 10_000.0),
             rope_scale=rope_scale(meta),
-            rope_factors=rope_factors(meta),
+            rope_factors=rope_factors(meta, turned),
         )
 
 

@@ -9,18 +9,18 @@ import numpy as np
 
 from soberano.backends.choose import choose
 from soberano.backends.homes import home
-from soberano.core.errors import InputError
+from soberano.core.errors import InputError, UnsupportedModel
 from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
 from soberano.core.types import Array
 from soberano.formats import gguf
 from soberano.models.architecture import architecture
-from soberano.models.cache import PAGE, Pages, empty_pages
+from soberano.models.cache import Pages, Room
 from soberano.models.generate import Generation
 from soberano.models.layers import Metadata
 from soberano.models.options import Options
-from soberano.models.step import Programs
-from soberano.models.weights import load_weights
+from soberano.models.step import Chunk, Programs
+from soberano.models.weights import find_weights, load_weights
 from soberano.text import tokenizer as tokenizers
 from soberano.text.chat import ChatTemplate, encode_chat
 
@@ -34,9 +34,11 @@ class Model:
     def __init__(
         self, path: Path, file: gguf.GGUF, backend: str | None, context: int | None, sequences: int, progress: Progress
     ) -> None:
+        _refuse_parts(file)
         name = file.field("general.architecture", str)
         self.module = architecture(name, path)
         self.config = self.module.Config.from_gguf(Metadata(file, name))
+        found = find_weights(file, self.module, self.config)
         self.metadata: Mapping[str, Any] = file.metadata
         self.path, self.name = path, str(file.metadata.get("general.name") or path.stem)
         self.tokenizer = tokenizers.from_metadata(file.metadata)
@@ -47,24 +49,33 @@ class Model:
         )
         self.home = home(self.plan.home)
         self.home.persist(settings().cache_dir() / "programs")
-        self.weights = load_weights(file, self.module, self.config, self.plan, self.home, progress)
-        self.programs = Programs(name, self.config, self.plan)
-        self.pages = Pages(sequences * -(-self.context // PAGE))
-        self._new_cache()
+        self.programs, c = Programs(name, self.config, self.plan), self.config
+        self._room = Room(c.layers, c.kv_heads, c.head, self.programs.cache_dtype, self.context, sequences)
+        if self.plan.platform == "cpu":
+            self._room.check()  # before the weights: a refusal need not wait for them
+        self.weights = load_weights(file, self.module, found, self.plan, self.home, progress)
+        self.pages = Pages(self._room.pages)
+        self.epoch = 0  # counts the caches: what a generation wrote is gone when it changes
+        self._k, self._v = self._room.make(self.home)
 
-    def _new_cache(self) -> None:
-        c = self.config
-        self.cache_dtype = np.float16 if self.plan.native or self.plan.platform != "cpu" else np.float32
-        self._k, self._v = empty_pages(self.home, c.layers, self.pages.count, c.kv_heads, c.head, self.cache_dtype)
+    @property
+    def cache_dtype(self) -> Any:
+        """The dtype of keys and values."""
+        return self._room.dtype
 
-    def forward(self, tokens: Array, positions: Array, table: Array, last: Array, *, every: bool = False) -> Array:
-        """Run one chunk -> logits (B, V) of token `last` of each row, or (B, T, V) with `every`. Grows the cache."""
+    def forward(self, chunk: Chunk, *, every: bool = False) -> Array:
+        """Run one chunk -> logits (B, V) of token `last` of each row, or (B, T, V) with `every`. Grows the cache.
+
+        Whatever it raises, the cache is lost, since it was given to the step that failed: `epoch` counts on, and the
+        next step has an empty one.
+        """
+        if self._k is None:
+            self._k, self._v = self._room.make(self.home)
         try:
-            logits, self._k, self._v = self.programs.forward(
-                self.weights, self._k, self._v, tokens, positions, table, last, every
-            )
+            logits, self._k, self._v = self.programs.forward(self.weights, self._k, self._v, chunk, every)
         except BaseException:
-            self._new_cache()  # the old one was given to the step that failed
+            self._k = self._v = None
+            self.epoch += 1
             raise
         return logits
 
@@ -118,6 +129,15 @@ def load(
     """
     with gguf.read(path) as file:
         return Model(Path(path), file, backend, context, sequences, progress)
+
+
+def _refuse_parts(file: gguf.GGUF) -> None:
+    parts = file.metadata.get("split.count", 1)
+    if parts != 1:
+        raise UnsupportedModel(
+            f"{file.path} is one part of a split model (split.count is {parts!r:.20}), and parts cannot be loaded yet; "
+            f"join them with llama.cpp's `llama-gguf-split --merge`"
+        )
 
 
 def _context(trained: int, wanted: int | None) -> int:

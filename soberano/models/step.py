@@ -15,6 +15,7 @@ from soberano.backends.plan import Plan, using
 from soberano.core.types import Array
 from soberano.models.architecture import architecture
 from soberano.models.cache import PAGE, Cache
+from soberano.ops.attention import kernel_serves
 from soberano.ops.sample import Sampling, greedy, penalise, sample
 
 CHUNKS = (1, 16, 64, 256)
@@ -22,6 +23,15 @@ CHUNKS = (1, 16, 64, 256)
 
 compiled: Counter[tuple[Any, ...]] = Counter()
 """How often each program was traced: tests assert that traffic adds nothing."""
+
+
+class Chunk(NamedTuple):
+    """Some tokens of each row of a batch on their way through the model."""
+
+    tokens: Array  # (B, T) int32
+    positions: Array  # (B, T) int32; below 0: padding
+    table: Array  # (B, N) int32: the pages of each row, see soberano.ops.attention
+    last: Array  # (B,) int32: the token of each row whose logits are wanted
 
 
 class Penalties(NamedTuple):
@@ -35,22 +45,12 @@ class Penalties(NamedTuple):
     bias: Array  # (B, V)
 
 
-def _forward(
-    key: tuple[str, Any, Plan, bool],
-    weights: Any,
-    k: Array,
-    v: Array,
-    tokens: Array,
-    positions: Array,
-    table: Array,
-    last: Array,
-) -> Any:
+def _forward(key: tuple[str, Any, Plan, bool], weights: Any, k: Array, v: Array, chunk: Chunk) -> Any:
     name, config, plan, every = key
-    compiled["forward", plan.backend, tuple(tokens.shape), tuple(table.shape), every] += 1
+    compiled["forward", plan.backend, tuple(chunk.tokens.shape), tuple(chunk.table.shape), every] += 1
+    cache = Cache(k, v, chunk.positions, chunk.table)
     with using(plan):
-        logits, cache = architecture(name).forward(
-            weights, tokens, Cache(k, v, positions, table), config, None if every else last
-        )
+        logits, cache = architecture(name).forward(weights, chunk.tokens, cache, config, None if every else chunk.last)
     return logits, cache.k, cache.v
 
 
@@ -84,27 +84,21 @@ def home_of_plan(plan: Plan) -> Home:
 
 
 class Programs:
-    """The two programs of a model under a plan. A home that compiles traces each once per shape."""
+    """The two programs of a model under a plan. A home that compiles traces each once per shape.
+
+    `paged`: our attention kernel serves the heads of this model, and reads no more pages than it needs.
+    """
 
     def __init__(self, name: str, config: Any, plan: Plan) -> None:
         here = home_of_plan(plan)
         self.plan, self._key, self.home = plan, (name, config, plan), here
+        self.paged = plan.native and kernel_serves(config.head)
         self._forward = here.compile(_forward, static=(0,), donate=(2, 3))
         self._draw = here.compile(_draw, static=(0,), donate=(5,))
 
-    def forward(
-        self,
-        weights: Any,
-        k: Array,
-        v: Array,
-        tokens: Array,
-        positions: Array,
-        table: Array,
-        last: Array,
-        every: bool = False,
-    ) -> Any:
+    def forward(self, weights: Any, k: Array, v: Array, chunk: Chunk, every: bool = False) -> Any:
         """(logits of `last` of each row, or of all with `every`; k; v). Consumes k and v."""
-        return self._forward((*self._key, every), weights, k, v, tokens, positions, table, last)
+        return self._forward((*self._key, every), weights, k, v, chunk)
 
     def draw(
         self,
@@ -120,6 +114,11 @@ class Programs:
         return self._draw((self.plan, sampled, penalties is not None), logits, params, seed, position, penalties)
 
     @property
+    def cache_dtype(self) -> Any:
+        """float16 where a kernel or a device reads it; else float32, which the meaning on a CPU would cast it to."""
+        return np.float16 if self.paged or self.plan.platform != "cpu" else np.float32
+
+    @property
     def pads(self) -> bool:
         """Whether shapes cost a compilation, so that chunks are padded and tables widened."""
         return self.home.name == "jax"
@@ -131,19 +130,19 @@ class Programs:
             return longest, longest
         return left, next(size for size in CHUNKS if size >= left) if self.pads else left
 
-    def table(self, pages: list[int], tokens: int, capacity: int) -> np.ndarray:
-        """The table (1, N) of a sequence with `tokens` tokens in `pages`, of at most `capacity` pages.
+    def table_width(self, tokens: int, context: int) -> int:
+        """The width of the page table of a sequence with `tokens` tokens, of at most `context`.
 
         Our attention kernel reads only the pages it needs, so its table has one width. The meaning gathers the whole
-        table: there the width grows in powers of two.
+        table: there the width grows, in powers of two where a shape costs a compilation.
         """
-        need = -(-tokens // PAGE)
-        if self.plan.native:
-            width = capacity
-        elif self.pads:
-            width = min(capacity, 1 << max(3, (need - 1).bit_length()))
-        else:
-            width = need
+        need, capacity = -(-tokens // PAGE), -(-context // PAGE)
+        if self.paged:
+            return capacity
+        return min(capacity, 1 << max(3, (need - 1).bit_length())) if self.pads else need
+
+    def table(self, pages: list[int], width: int) -> np.ndarray:
+        """The table (1, width) of a sequence that holds `pages`."""
         row = np.zeros((1, width), np.int32)
         row[0, : min(width, len(pages))] = pages[:width]
         return row

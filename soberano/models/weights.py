@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from soberano.backends import native
+from soberano.backends import homes, native
 from soberano.backends.base import Home
 from soberano.backends.plan import Plan
 from soberano.core.errors import FileError, UnsupportedModel
@@ -30,20 +30,22 @@ class _Loader:
     done: int = 0
 
     def tick(self, info: TensorInfo) -> None:
+        """Note that a tensor has been read: its pages of the map need not stay in memory beside what it became."""
+        self.file.release(info.name)
         self.done += info.nbytes
         self.progress("load", self.done, sum(t.nbytes for t in self.file.tensors.values()), "B")
 
     def plain(self, infos: list[TensorInfo]) -> Array:
         """Vectors, or matrices that this plan wants as numbers -> float32 (S, ...)."""
-        numpy_home = _numpy_home()
+        numpy_home = homes.home("numpy")
         out = aligned((len(infos), *infos[0].shape), np.float32)
         for at, info in enumerate(infos):
             out[at] = info.format.dequantize(numpy_home, self.file.raw(info.name)).reshape(info.shape)
             self.tick(info)
         return self.home.asarray(out)
 
-    def packed(self, infos: list[TensorInfo]) -> QTensor:
-        """Matrices of one format -> a stacked QTensor, as blocks or as tiles."""
+    def packed(self, infos: list[TensorInfo], *, lone: bool = False) -> QTensor:
+        """Matrices of one format -> a stacked QTensor, as blocks or as tiles; of a lone one, without a stack axis."""
         kind, shape = infos[0].format, infos[0].shape
         if self.plan.weights == "blocks":
             data = aligned((len(infos), *self.file.raw(infos[0].name).shape), np.uint8)
@@ -59,7 +61,7 @@ class _Loader:
                 repack(kind, raw, data[at])
             self.tick(info)
         return QTensor(
-            self.home.asarray(data),
+            self.home.asarray(data[0] if lone else data),
             None,
             (shape[0], shape[1]),
             kind.name,
@@ -67,39 +69,37 @@ class _Loader:
         )
 
     def stack(self, infos: list[TensorInfo]) -> Stack:
-        """The tensors of one name over all layers: one member per format."""
-        kinds = list(dict.fromkeys(info.format for info in infos))
-        groups = [[info for info in infos if info.format is kind] for kind in kinds]
-        tag = np.array([kinds.index(info.format) for info in infos], np.int32)
-        slot = np.array([groups[kinds.index(info.format)].index(info) for info in infos], np.int32)
+        """The tensors of one name over all layers: a member per packed format, and one for all that become numbers."""
+        of_layer = [info.format if self.keeps_packed(info) else None for info in infos]
+        kinds = list(dict.fromkeys(of_layer))
+        groups = [[info for info, each in zip(infos, of_layer, strict=True) if each is kind] for kind in kinds]
+        tag = np.array([kinds.index(each) for each in of_layer], np.int32)
+        slot = np.array([of_layer[:i].count(each) for i, each in enumerate(of_layer)], np.int32)
         members = tuple(self.packed(group) if self.keeps_packed(group[0]) else self.plain(group) for group in groups)
         return Stack(members, self.home.asarray(tag), self.home.asarray(slot))
 
     def single(self, info: TensorInfo) -> Array | QTensor:
         """A tensor that belongs to no layer."""
-        if self.keeps_packed(info):
-            stacked = self.packed([info])
-            return QTensor(
-                stacked.data[0] if self.plan.home == "numpy" else stacked.data.reshape(stacked.data.shape[1:]),
-                None,
-                stacked.shape,
-                stacked.format,
-                stacked.form,
-            )
-        return self.plain([info])[0]
+        return self.packed([info], lone=True) if self.keeps_packed(info) else self.plain([info])[0]
 
     def keeps_packed(self, info: TensorInfo) -> bool:
         return len(info.shape) == 2 and not info.format.plain and self.plan.weights != "dense"
 
 
-def load_weights(file: GGUF, module: Any, config: Any, plan: Plan, home: Home, progress: Progress) -> Any:
-    """Build module.Weights from a file, for a plan.
+class Found(NamedTuple):
+    """The tensors of a model in a file, by field; None where an optional one is absent."""
+
+    top: dict[str, TensorInfo | None]
+    layers: dict[str, list[TensorInfo] | None]
+
+
+def find_weights(file: GGUF, module: Any, config: Any) -> Found:
+    """Look up every tensor before any is loaded, or anything is sized by the metadata: what cannot work is refused.
 
     Raises FileError for a missing tensor or a wrong shape, UnsupportedModel, naming it, for a tensor that the
     architecture does not know: a model that is only half understood would answer wrongly and say nothing.
     """
     shapes, used = module.shapes(config), set(_NOT_WEIGHTS)
-    loader = _Loader(file, plan, home, progress)
 
     def find(field: str, prefix: str = "", optional: bool = False) -> TensorInfo | None:
         name = f"{prefix}{field[:-5]}.bias" if field.endswith("_bias") else f"{prefix}{field}.weight"
@@ -117,7 +117,6 @@ def load_weights(file: GGUF, module: Any, config: Any, plan: Plan, home: Home, p
         used.add(name)
         return info
 
-    # Every tensor is looked up before any is loaded: what cannot work is refused at once.
     top = {
         field: find(field, optional=field in module.Weights._field_defaults)
         for field in module.Weights._fields
@@ -132,8 +131,14 @@ def load_weights(file: GGUF, module: Any, config: Any, plan: Plan, home: Home, p
             raise UnsupportedModel(f"{file.path}: only some layers have {field}; that is not supported")
         layers[field] = present or None
     _refuse_unknown(file, set(file.tensors) - used)
-    blk = module.Layer(**{field: infos and loader.stack(infos) for field, infos in layers.items()})
-    return module.Weights(blk=blk, **{field: info and loader.single(info) for field, info in top.items()})
+    return Found(top, layers)
+
+
+def load_weights(file: GGUF, module: Any, found: Found, plan: Plan, home: Home, progress: Progress) -> Any:
+    """Build module.Weights from the tensors that were found in a file, for a plan."""
+    loader = _Loader(file, plan, home, progress)
+    blk = module.Layer(**{field: infos and loader.stack(infos) for field, infos in found.layers.items()})
+    return module.Weights(blk=blk, **{field: info and loader.single(info) for field, info in found.top.items()})
 
 
 def _refuse_unknown(file: GGUF, unknown: Iterable[str]) -> None:
@@ -159,9 +164,3 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     buffer = np.empty(size + 64, np.uint8)
     start = -buffer.ctypes.data % 64
     return buffer[start : start + size].view(dtype).reshape(shape)
-
-
-def _numpy_home() -> Home:
-    from soberano.backends.homes import home
-
-    return home("numpy")

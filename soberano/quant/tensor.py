@@ -81,7 +81,8 @@ class Stack:
     """The weights of one name over L layers: a stack per format, and for each layer its stack (tag) and place in it
     (slot).
 
-    A member is a QTensor with a stack axis, or an array (S, O, I) or (S, D).
+    A member is a QTensor with a stack axis, or an array (S, O, I) or (S, D): at most one, so that vectors, which are
+    never packed, have one member and no Choice, whatever formats they had in the file.
     """
 
     members: tuple[Array | QTensor, ...]

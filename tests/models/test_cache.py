@@ -1,11 +1,15 @@
 """The book of pages: no page is lost or held twice, whatever happens."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from soberano.backends.base import Home
 from soberano.core.errors import CapacityError
-from soberano.models.cache import PAGE, Pages
+from soberano.models.cache import PAGE, Pages, Room
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 400)), max_size=200))
@@ -32,3 +36,30 @@ def test_what_is_not_held_cannot_come_back() -> None:
     for wrong in (mine, [99], [-1]):
         with pytest.raises(AssertionError):
             pages.give_back(wrong)
+
+
+def test_a_room_knows_its_bytes(home: Home) -> None:
+    room = Room(layers=3, kv_heads=2, width=16, dtype=np.float16, context=65, sequences=2)
+    keys, values = room.make(home)
+    assert keys.shape == (3, 6, 2, 16, PAGE) and values.shape == (3, 6, 2, PAGE, 16)
+    assert room.nbytes == keys.nbytes + values.nbytes
+
+
+OUT = "context of 64 tokens takes 16.* and .* of memory are free; ask for a smaller context"
+
+
+@pytest.mark.parametrize(
+    "error, raised, says",
+    [
+        (MemoryError(), CapacityError, OUT),
+        (RuntimeError("RESOURCE_EXHAUSTED: out of memory allocating 9 bytes"), CapacityError, OUT),
+        (RuntimeError("the device is lost"), RuntimeError, "the device is lost"),
+    ],
+    ids=["NumPy", "XLA", "another error"],
+)
+def test_a_failed_allocation_says_the_numbers(error: Exception, raised: type[Exception], says: str) -> None:
+    def zeros(*_: object) -> None:
+        raise error
+
+    with pytest.raises(raised, match=says):
+        Room(1, 2, 16, np.float32, 64, 1).make(SimpleNamespace(xp=SimpleNamespace(zeros=zeros)))  # type: ignore[arg-type]

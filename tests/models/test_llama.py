@@ -10,9 +10,12 @@ import soberano
 from soberano.backends import native
 from soberano.bench.score import distance, logits
 from soberano.core.errors import CapacityError, ContextError, FileError, InputError, UnsupportedModel
+from soberano.formats import gguf
 from soberano.models.model import Model
 from soberano.models.options import Options
 from soberano.models.step import compiled
+from soberano.quant.blocks import BlockFormat, format_named
+from soberano.quant.encode import encode
 from tests.tiny import write_tiny_llama
 
 MIXED = {"attn": "Q4_K", "ffn": "Q6_K", "embd": "Q5_0"}
@@ -68,8 +71,32 @@ def test_formats_may_differ_from_layer_to_layer(backend: str, tmp_path: Path) ->
     with soberano.load(tmp_path / "m.gguf", backend="numpy") as reference:
         expected = all_logits(reference, PROMPT)
     with soberano.load(tmp_path / "m.gguf", backend=backend) as model:
-        assert any(len(stack.members) > 1 for stack in model.weights.blk)
+        mixed = any(len(stack.members) > 1 for stack in model.weights.blk)
+        assert mixed == (model.plan.weights != "dense")
         assert distance([expected], [all_logits(model, PROMPT)]).kl_mean < 1e-5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_norms_may_differ_in_format(backend: str, tmp_path: Path) -> None:
+    texts = []
+    for other in ("F32", "F16"):
+        write_tiny_llama(
+            tmp_path / "m.gguf", layers=2, types=lambda name, other=other: other if name[:5] == "blk.1" else "F32"
+        )
+        with soberano.load(tmp_path / "m.gguf", backend=backend) as model:
+            texts.append(all_logits(model, PROMPT))
+    np.testing.assert_allclose(texts[1], texts[0], atol=0.1)  # the weights of one layer were rounded to 11 bits
+
+
+@pytest.mark.parametrize("head", [8, 40])
+def test_heads_that_the_attention_kernel_does_not_serve(head: int, tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "m.gguf", width=4 * head, heads=4, ffn=64, types=lambda name: "F32", context=2048)
+    with soberano.load(tmp_path / "m.gguf", backend="numpy") as reference:
+        expected = all_logits(reference, PROMPT)
+    with soberano.load(tmp_path / "m.gguf", backend="cpu") as model:
+        assert not model.programs.paged and model.cache_dtype == np.float32
+        assert model.programs.table_width(40, model.context) == 8, "the meaning gathers the whole table"
+        assert distance([expected], [all_logits(model, PROMPT)]).kl_mean < 1e-6
 
 
 def test_decode_equals_prefill(model: Model) -> None:
@@ -189,19 +216,26 @@ def test_traffic_compiles_nothing_after_the_first_of_each_shape(model: Model) ->
     assert (compiled.total() if model.plan.home == "jax" else 0) == before
 
 
-def test_half_a_model_is_refused_by_name(tmp_path: Path) -> None:
-    from soberano.formats import gguf
+F32, F16 = format_named("F32"), format_named("F16")
 
-    write_tiny_llama(tmp_path / "m.gguf")
 
+def freqs(*numbers: float, kind: type[BlockFormat] = F32) -> dict[str, object]:
+    return {"rope_freqs.weight": (kind, encode(kind, np.array(numbers, np.float32)))}
+
+
+def test_half_a_model_is_refused_by_name(tiny: Path, tmp_path: Path) -> None:
     def rewrite(change: object) -> Path:
-        with gguf.read(tmp_path / "m.gguf") as file:
+        with gguf.read(tiny) as file:
             tensors = {n: (t.format, np.array(file.raw(n))) for n, t in file.tensors.items()}
             metadata = {k: gguf.Typed(file.kinds[k], v) for k, v in file.metadata.items()}
             change(metadata, tensors)  # type: ignore[operator]
             gguf.write(tmp_path / "changed.gguf", metadata, tensors)
         return tmp_path / "changed.gguf"
 
+    def scaled(factor: float) -> dict[str, object]:
+        return {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": factor}
+
+    nan, inf = float("nan"), float("inf")
     cases = [
         (lambda m, t: t.update({"blk.0.attn_gate.weight": t["blk.0.attn_q.weight"]}), UnsupportedModel, "attn_gate"),
         (lambda m, t: t.pop("blk.1.ffn_up.weight"), FileError, r"blk.1.ffn_up.weight is missing"),
@@ -209,10 +243,37 @@ def test_half_a_model_is_refused_by_name(tmp_path: Path) -> None:
         (lambda m, t: m.update({"general.architecture": "nonesuch"}), UnsupportedModel, "'nonesuch'"),
         (lambda m, t: m.update({"llama.embedding_length": 128}), FileError, r"but the metadata says"),
         (lambda m, t: m.update({"llama.rope.scaling.type": "yarn"}), UnsupportedModel, "'yarn'"),
+        (lambda m, t: m.update({"general.architecture": "model"}), UnsupportedModel, "known are llama"),
+        (
+            lambda m, t: m.update({"split.count": 3}),
+            UnsupportedModel,
+            r"one part of a split model \(split.count is 3\)",
+        ),
+        (lambda m, t: m.update(scaled(0.0)), FileError, "rope.scaling.factor is 0.0; it must be a number above 0"),
+        (lambda m, t: m.update(scaled(nan)), FileError, "rope.scaling.factor is nan"),
+        (lambda m, t: m.update({"llama.rope.freq_base": 0.0}), FileError, "rope.freq_base is 0.0"),
+        (lambda m, t: m.update({"llama.rope.dimension_count": 2**31 - 2}), FileError, "even, and at most 16"),
+        (lambda m, t: m.update({"llama.rope.dimension_count": 7}), FileError, "even, and at most 16"),
+        (lambda m, t: m.update({"llama.attention.head_count_kv": 3}), FileError, "divisor of the 4 query heads"),
+        (lambda m, t: m.update({"llama.attention.key_length": 2**30}), FileError, "but the metadata says"),
+        (
+            lambda m, t: m.update({"llama.block_count": 2**31 - 1}),
+            FileError,
+            "block_count is 2147483647; .* at most 29",
+        ),
+        (lambda m, t: m.update({"llama.feed_forward_length": [64] * 999 + [65]}), UnsupportedModel, "differs from"),
+        (lambda m, t: t.update({"token_embd.weight": t["output_norm.weight"]}), FileError, "no matrix token_embd"),
+        (lambda m, t: t.update(freqs(1, 2, 3)), FileError, r"F32 \(3,\), and must be F32 \(8,\)"),
+        (lambda m, t: t.update(freqs(*[1] * 8, kind=F16)), FileError, r"F16 \(8,\), and must be F32"),
+        (lambda m, t: t.update(freqs(*[1] * 7, 0)), FileError, "holds 0.0, and must hold finite numbers above 0"),
+        (lambda m, t: t.update(freqs(*[1] * 7, inf)), FileError, "holds inf"),
+        (lambda m, t: t.update(freqs(*[1] * 7, nan)), FileError, "holds nan"),
     ]
     for change, error, message in cases:
         with pytest.raises(error, match=message):
             soberano.load(rewrite(change), backend="numpy")
+    for fine in (freqs(*[1] * 8), {}):  # the refusals above are for what they name, not for the rewriting
+        soberano.load(rewrite(lambda m, t, fine=fine: t.update(fine)), backend="numpy").close()
 
 
 @pytest.mark.skipif(not native.state()[0], reason=native.state()[1])
@@ -232,3 +293,44 @@ def test_a_step_that_fails_leaves_a_model_that_works(model: Model, monkeypatch: 
             generation.step()
     generation.close()
     assert text(model, PROMPT, temperature=0) == expected
+
+
+def test_others_hear_that_the_cache_was_lost(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    options, free = Options(max_tokens=8, temperature=0, ignore_eos=True), model.pages.free
+    expected = text(model, PROMPT[1:], max_tokens=8, temperature=0)
+    first, second = model.start(PROMPT, options), model.start(PROMPT[1:], options)
+    before = [t for _ in range(5) for piece in second.step() for t in piece.tokens]
+    with monkeypatch.context() as patch:
+        patch.setattr(model.programs, "_forward", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            first.step()
+    assert before == expected[: len(before)] and first.done and not second.done
+    with pytest.raises(CapacityError, match="the cache was lost when another request's step failed; start again"):
+        second.step()
+    assert second.done and second.step() == []
+    first.close()
+    second.close()
+    assert model.pages.free == free
+    assert text(model, PROMPT[1:], max_tokens=8, temperature=0) == expected
+
+
+def test_a_start_that_fails_takes_no_pages(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = model.pages.free
+    with monkeypatch.context() as patch:
+        patch.setattr(model.tokenizer, "stream", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model.start(PROMPT)
+        patch.undo()
+        patch.setattr("soberano.models.generate.seed_words", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model.start(PROMPT)
+    assert model.pages.free == free
+
+
+def test_a_cache_that_memory_cannot_hold(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny_llama(tmp_path / "m.gguf", context=2**31 - 1)
+    soberano.load(tmp_path / "m.gguf", backend="numpy").close()
+    with pytest.raises(CapacityError, match=r"context of 2147483647 tokens takes 1.10 TB, and .* of memory are free"):
+        soberano.load(tmp_path / "m.gguf", backend="numpy", context=2**31 - 1)
+    with pytest.raises(CapacityError, match="context of 256 tokens, 100000000 times takes"):
+        soberano.load(tiny, backend="xla", sequences=10**8)
