@@ -1,6 +1,5 @@
 """How fast a model loads, reads a prompt and writes tokens; beside a peer on the same file, in turns, in one run."""
 
-import resource
 import statistics
 import sys
 import time
@@ -11,6 +10,7 @@ from typing import Any
 from soberano.bench.peers import Peer
 from soberano.bench.rows import Row, append, row
 from soberano.bench.score import sample_text
+from soberano.core.errors import InputError
 from soberano.core.progress import Progress, silent
 from soberano.core.units import bytes_text
 from soberano.models.model import Model, load
@@ -30,7 +30,7 @@ class LlmResult:
     decode_tps: float
     load_s: float
     first_token_s: float
-    peak_rss_bytes: int
+    peak_rss_bytes: int | None  # None where the system does not say
     peer: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
@@ -44,18 +44,19 @@ class LlmResult:
             f"{self.model}: {self.plan}",
             f"{'':24}{'soberano':>12}" + (f"{self.peer['name']:>14}{'ratio':>9}" if self.peer else ""),
         ]
-        for case, ours, key in (
+        for case, speed, key in (
             (f"prefill {self.prompt_tokens} tok/s", self.prefill_tps, "prefill_tps"),
             (f"decode {self.new_tokens} tok/s", self.decode_tps, "decode_tps"),
         ):
-            line = f"{case:24}{ours:12.1f}"
+            line = f"{case:24}{speed:12.1f}"
             if self.peer:
-                line += f"{self.peer[key]:14.1f}{ours / self.peer[key]:8.2f}x"
+                line += f"{self.peer[key]:14.1f}{speed / self.peer[key]:8.2f}x"
             lines.append(line)
         lines.append(f"{'load':24}{self.load_s:10.2f} s" + (f"{self.peer['load_s']:12.2f} s" if self.peer else ""))
         lines.append(f"{'first token after load':24}{self.first_token_s:10.2f} s")
         peak = f"{bytes_text(self.peer['peak_rss_bytes']):>14}" if self.peer else ""
-        lines.append(f"{'peak memory':24}{bytes_text(self.peak_rss_bytes):>12}{peak}")
+        ours = "unknown" if self.peak_rss_bytes is None else bytes_text(self.peak_rss_bytes)
+        lines.append(f"{'peak memory':24}{ours:>12}{peak}")
         if self.peer:
             lines += [f"{self.peer['name']} {self.peer['version']}: {self.peer['system']}"]
         return "\n".join(lines)
@@ -76,8 +77,17 @@ def run(
 ) -> LlmResult:
     """Measure a model. With `against`, a peer takes turns with ours; `results` is a folder that gets the rows.
 
-    Raises InputError when the peer is unknown, or cannot be imported by `peer_python` (this Python if None).
+    Raises InputError when there is nothing to measure, the context is too short for it, or the peer is unknown or
+    cannot be imported by `peer_python` (this Python if None).
     """
+    for name, value in (("prompt-tokens", prompt_tokens), ("new-tokens", new_tokens), ("repeat", repeat)):
+        if value < 1:
+            raise InputError(f"--{name} is {value}; a measurement needs 1 or more")
+    if context is not None and context <= prompt_tokens + new_tokens:
+        raise InputError(
+            f"a context of {context} does not hold {prompt_tokens} prompt tokens and {new_tokens} new ones; "
+            f"ask for at least {prompt_tokens + new_tokens + 1}"
+        )
     started = time.perf_counter()
     with load(path, backend=backend, context=context or prompt_tokens + new_tokens + 64, progress=progress) as model:
         load_s = time.perf_counter() - started
@@ -96,8 +106,7 @@ def run(
                 decode_tps=new_tokens / _median(ours, "decode_s"),
                 load_s=load_s,
                 first_token_s=first,
-                peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                * (1 if sys.platform == "darwin" else 1024),
+                peak_rss_bytes=peak_rss_bytes(),
             )
             if peer:
                 found.peer = (
@@ -135,6 +144,15 @@ def run(
             if peer:
                 peer.close()
     return found
+
+
+def peak_rss_bytes() -> int | None:
+    """The most memory that this process has held so far; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such module
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _interleaved(
