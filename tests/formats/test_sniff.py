@@ -28,7 +28,7 @@ def _zip() -> bytes:
         (struct.pack("<Q", 2) + b"{}", "safetensors"),
         (_zip(), "PyTorch"),
         *((pickle.dumps({"a": 1}, protocol), "pickle") for protocol in range(2, 6)),
-        (gzip.compress(b"x"), "gzip"),
+        (gzip.compress(b"x", mtime=0), "gzip"),
         (b"\n  <!doctype HTML><p>", "web page"),
         (b'{"error": "not found"}', "JSON"),
         (bytes(100), "zeros"),
