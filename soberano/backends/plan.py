@@ -13,7 +13,7 @@ from typing import Literal
 
 Weights = Literal["tiles", "dense", "blocks"]
 Role = Literal["prompt", "token"]
-"""What a token is to its sequence. A prompt's tokens may go through other kernels than generated ones, whatever the batch."""
+"""What a token is to its sequence. Prompts may go through other kernels than generated tokens, whatever the batch."""
 
 
 @dataclass(frozen=True)

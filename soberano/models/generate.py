@@ -132,7 +132,7 @@ class Generation:
         tokens[0, :count], positions[0, :count] = self._prompt[start : start + count], np.arange(start, start + count)
         send = self._model.home.asarray
         last = send(np.array([count - 1], np.int32))
-        logits = self._model.forward(Chunk(send(tokens), send(positions), self._table(start + count), last))
+        logits = self._model.forward(Chunk(send(tokens), send(positions), self._table(start + count), last), "prompt")
         self.prefill_tokens_done += count
         return logits
 
@@ -140,7 +140,7 @@ class Generation:
         seen = self.prompt_tokens + self.completion_tokens
         # The token was counted when it was drawn, so it is the last of `seen`, at position seen - 1.
         chunk = Chunk(self._token[:, None], self._position[:, None] - 1, self._table(seen), self._zero)
-        return self._model.forward(chunk)
+        return self._model.forward(chunk, "token")
 
     def _table(self, tokens: int) -> Any:
         """The page table for a step that ends at `tokens` tokens; sent again only when its width changes."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from soberano.backends.choose import choose
 from soberano.backends.homes import home
+from soberano.backends.plan import Role
 from soberano.core.errors import InputError, UnsupportedModel
 from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
@@ -63,7 +64,7 @@ class Model:
         """The dtype of keys and values."""
         return self._room.dtype
 
-    def forward(self, chunk: Chunk, *, every: bool = False) -> Array:
+    def forward(self, chunk: Chunk, role: Role, *, every: bool = False) -> Array:
         """Run one chunk -> logits (B, V) of token `last` of each row, or (B, T, V) with `every`. Grows the cache.
 
         Whatever it raises, the cache is lost, since it was given to the step that failed: `epoch` counts on, and the
@@ -72,7 +73,7 @@ class Model:
         if self._k is None:
             self._k, self._v = self._room.make(self.home)
         try:
-            logits, self._k, self._v = self.programs.forward(self.weights, self._k, self._v, chunk, every)
+            logits, self._k, self._v = self.programs.forward(self.weights, self._k, self._v, chunk, role, every)
         except BaseException:
             self._k = self._v = None
             self.epoch += 1

@@ -1,25 +1,27 @@
 """One step on the device: tokens in, logits and the next token out; compiled once per shape, where the home compiles.
 
 Prompts go through in chunks padded to a few lengths, so that a handful of programs serves every prompt; a generated
-token is a chunk of one. Programs know the plan, so a kernel is chosen by the key of the program and by nothing else.
+token is a chunk of one. Programs know the plan and the role of their tokens, so a kernel is chosen by the key of the
+program and by nothing else: a token's arithmetic does not depend on how a prompt was cut, nor on its batch.
 """
 
 from collections import Counter
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from soberano.backends.base import Home
 from soberano.backends.homes import home
-from soberano.backends.plan import Plan, using
+from soberano.backends.plan import Plan, Role, using
 from soberano.core.types import Array
 from soberano.models.architecture import architecture
 from soberano.models.cache import PAGE, Cache
 from soberano.ops.attention import kernel_serves
 from soberano.ops.sample import Sampling, greedy, penalise, sample
 
-CHUNKS = (1, 16, 64, 256)
-"""The lengths of chunks. A prompt is cut into the longest, and its rest padded to the shortest that holds it."""
+CHUNKS = (16, 64, 256, 512)
+"""The lengths of a prompt's chunks, where a length costs a compilation."""
 
 compiled: Counter[tuple[Any, ...]] = Counter()
 """How often each program was traced: tests assert that traffic adds nothing."""
@@ -45,12 +47,21 @@ class Penalties(NamedTuple):
     bias: Array  # (B, V)
 
 
-def _forward(key: tuple[str, Any, Plan, bool], weights: Any, k: Array, v: Array, chunk: Chunk) -> Any:
-    name, config, plan, every = key
-    compiled["forward", plan.backend, tuple(chunk.tokens.shape), tuple(chunk.table.shape), every] += 1
-    cache = Cache(k, v, chunk.positions, chunk.table)
+class Key(NamedTuple):
+    """What a program is compiled for, besides the shapes."""
+
+    architecture: str
+    config: Any
+    plan: Plan  # with the role of the tokens
+    every: bool  # logits of all tokens, not of the last ones
+
+
+def _forward(key: Key, weights: Any, k: Array, v: Array, chunk: Chunk) -> Any:
+    module, plan, last = architecture(key.architecture), key.plan, None if key.every else chunk.last
+    compiled["forward", plan.backend, plan.role, tuple(chunk.tokens.shape), tuple(chunk.table.shape), key.every] += 1
     with using(plan):
-        logits, cache = architecture(name).forward(weights, chunk.tokens, cache, config, None if every else chunk.last)
+        cache = Cache(k, v, chunk.positions, chunk.table)
+        logits, cache = module.forward(weights, chunk.tokens, cache, key.config, last)
     return logits, cache.k, cache.v
 
 
@@ -91,14 +102,15 @@ class Programs:
 
     def __init__(self, name: str, config: Any, plan: Plan) -> None:
         here = home_of_plan(plan)
-        self.plan, self._key, self.home = plan, (name, config, plan), here
+        self.plan, self.home = plan, here
+        self._keys = {role: Key(name, config, replace(plan, role=role), False) for role in get_args(Role)}
         self.paged = plan.native and kernel_serves(config.head)
         self._forward = here.compile(_forward, static=(0,), donate=(2, 3))
         self._draw = here.compile(_draw, static=(0,), donate=(5,))
 
-    def forward(self, weights: Any, k: Array, v: Array, chunk: Chunk, every: bool = False) -> Any:
+    def forward(self, weights: Any, k: Array, v: Array, chunk: Chunk, role: Role, every: bool = False) -> Any:
         """(logits of `last` of each row, or of all with `every`; k; v). Consumes k and v."""
-        return self._forward((*self._key, every), weights, k, v, chunk)
+        return self._forward(self._keys[role]._replace(every=every), weights, k, v, chunk)
 
     def draw(
         self,
@@ -125,10 +137,13 @@ class Programs:
 
     def chunk(self, left: int) -> tuple[int, int]:
         """(how many of `left` prompt tokens the next chunk takes, how long the chunk is)."""
-        longest = CHUNKS[-1]
-        if left >= longest:
-            return longest, longest
-        return left, next(size for size in CHUNKS if size >= left) if self.pads else left
+        if not self.pads:
+            return min(left, CHUNKS[-1]), min(left, CHUNKS[-1])
+        below = [size for size in CHUNKS if size <= left]
+        above = [size for size in CHUNKS if size >= left]
+        if above and (not below or above[0] <= 2 * left):  # padding at most doubles the work
+            return left, above[0]
+        return below[-1], below[-1]
 
     def table_width(self, tokens: int, context: int) -> int:
         """The width of the page table of a sequence with `tokens` tokens, of at most `context`.

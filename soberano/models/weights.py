@@ -33,7 +33,7 @@ class _Loader:
         """Note that a tensor has been read: its pages of the map need not stay in memory beside what it became."""
         self.file.release(info.name)
         self.done += info.nbytes
-        self.progress("load", self.done, sum(t.nbytes for t in self.file.tensors.values()), "B")
+        self.progress("load", self.done, sum(t.nbytes for t in self.file.tensors.values()), "bytes")
 
     def plain(self, infos: list[TensorInfo]) -> Array:
         """Vectors, or matrices that this plan wants as numbers -> float32 (S, ...)."""

@@ -42,7 +42,7 @@ def fits(param: str, count: int, what: str, context: int) -> None:
     """Refuse `count` tokens, or what takes at least as many, where the context has no room for them and an answer."""
     if count >= context:
         raise ContextError(
-            f"{param} is {count} {what}, but the context holds {context} tokens, the answer included; shorten it"
+            f"{param}: {count} {what}, but the context holds {context} tokens, the answer included; shorten it"
         )
 
 

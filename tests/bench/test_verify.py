@@ -9,7 +9,7 @@ import pytest
 
 import soberano
 from soberano.bench.score import Distance, distance
-from soberano.bench.verify import LIMITS, BackendReport, OpError, Report, op_errors, report
+from soberano.bench.verify import OpError, PathReport, Report, op_errors, report
 from soberano.core.errors import InputError
 from soberano.models.model import Model
 from soberano.ops import attention
@@ -31,11 +31,10 @@ def reference(tiny: Path) -> Iterator[Model]:
         yield found
 
 
-def judged(prefill: Distance = GOOD, decode: Distance = GOOD, error: float = 0.0) -> BackendReport:
-    return BackendReport("cpu", "float32", LIMITS["float32"], prefill, decode, [OpError(0, "attn_q", error)])
+def judged(whole: Distance = GOOD, error: float = 0.0) -> PathReport:
+    return PathReport("cpu", "token", "float32", whole, [OpError(0, "attn_q", error)])
 
 
-@pytest.mark.parametrize("role", ["prefill", "decode"])
 @pytest.mark.parametrize(
     "change, says",
     [
@@ -47,8 +46,8 @@ def judged(prefill: Distance = GOOD, decode: Distance = GOOD, error: float = 0.0
         ({"gap_p99": float("nan")}, "gap"),
     ],
 )
-def test_one_number_out_of_its_limit_fails(role: str, change: dict[str, float], says: str) -> None:
-    found = Report(Path("m.gguf"), 10, [judged(**{role: replace(GOOD, **change)})])
+def test_one_number_out_of_its_limit_fails(change: dict[str, float], says: str) -> None:
+    found = Report(Path("m.gguf"), 10, [judged(), judged(replace(GOOD, **change))])
     assert not found.holds and f"! limit: {says}" in found.to_text() and "DOES NOT HOLD" in found.to_text()
 
 
@@ -81,11 +80,12 @@ def test_nothing_to_compare_is_refused(tiny: Path) -> None:
 
 def test_backends_that_are_right(tiny: Path) -> None:
     found = report(tiny, backends=["numpy", "cpu", "xla"], tokens=33)
-    assert found.holds and [b.backend for b in found.backends] == ["cpu", "xla"], found.to_text()
-    for backend in found.backends:
-        inside = {o.name for o in backend.ops if o.layer == 1}
+    ways = [(path.backend, path.role) for path in found.paths]
+    assert found.holds and ways == [(b, r) for b in ("cpu", "xla") for r in ("prompt", "token")], found.to_text()
+    for path in filter(lambda path: path.ops, found.paths):
+        inside = {o.name for o in path.ops if o.layer == 1}
         assert {"write_kv", "attention", "rope", "attn_q", "ffn_down", "attn_norm"} <= inside
-        assert {o.name for o in backend.ops if o.layer is None} == {"rotation", "token_embd", "output_norm"}
+        assert {o.name for o in path.ops if o.layer is None} == {"rotation", "token_embd", "output_norm"}
 
 
 def test_a_wrong_write_is_found(reference: Model, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

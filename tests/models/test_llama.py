@@ -56,8 +56,11 @@ def test_backends_agree(backend: str, types: dict[str, str], tmp_path: Path) -> 
     with soberano.load(tmp_path / "m.gguf", backend="numpy") as reference:
         expected = all_logits(reference, PROMPT)
     with soberano.load(tmp_path / "m.gguf", backend=backend) as model:
-        found = distance([expected], [all_logits(model, PROMPT)])
+        found = distance([expected], [all_logits(model, PROMPT, single=True)])
+        prompt = distance([expected], [all_logits(model, PROMPT)])
+        limit = 1e-3 if model.plan.isa == "amx" else 1e-5  # the matrix unit is bfloat16
     assert found.kl_mean < 1e-5 and found.agreement > 0.97, found
+    assert prompt.kl_mean < limit, prompt
 
 
 @pytest.mark.parametrize("backend", BACKENDS[1:])
@@ -73,7 +76,7 @@ def test_formats_may_differ_from_layer_to_layer(backend: str, tmp_path: Path) ->
     with soberano.load(tmp_path / "m.gguf", backend=backend) as model:
         mixed = any(len(stack.members) > 1 for stack in model.weights.blk)
         assert mixed == (model.plan.weights != "dense")
-        assert distance([expected], [all_logits(model, PROMPT)]).kl_mean < 1e-5
+        assert distance([expected], [all_logits(model, PROMPT, single=True)]).kl_mean < 1e-5
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -96,12 +99,14 @@ def test_heads_that_the_attention_kernel_does_not_serve(head: int, tmp_path: Pat
     with soberano.load(tmp_path / "m.gguf", backend="cpu") as model:
         assert not model.programs.paged and model.cache_dtype == np.float32
         assert model.programs.table_width(40, model.context) == 8, "the meaning gathers the whole table"
-        assert distance([expected], [all_logits(model, PROMPT)]).kl_mean < 1e-6
+        assert distance([expected], [all_logits(model, PROMPT, single=True)]).kl_mean < 1e-6
 
 
 def test_decode_equals_prefill(model: Model) -> None:
     together, single = all_logits(model, PROMPT), all_logits(model, PROMPT, single=True)
-    if model.plan.native:
+    if model.plan.isa == "amx":  # other arithmetic for prompts: see soberano.backends.plan.Role
+        assert distance([single], [together]).kl_mean < 1e-3
+    elif model.plan.native:
         np.testing.assert_array_equal(single, together)
     else:  # float32 sums in another order
         np.testing.assert_allclose(single, together, rtol=0, atol=2e-4)

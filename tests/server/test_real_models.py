@@ -75,6 +75,57 @@ async def test_a_prompt_that_is_too_long_is_refused_with_the_numbers(tiny: sober
             assert "300" in error["message"] and "256" in error["message"]
 
 
+class Fragile:
+    """The programs of a model, of which the next prompt breaks the step when `armed`."""
+
+    def __init__(self, programs: Any) -> None:
+        self.programs, self.armed = programs, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.programs, name)
+
+    def chunk(self, tokens: int) -> Any:
+        self.fails, self.armed = self.armed, False
+        return self.programs.chunk(tokens)
+
+    def forward(self, *inputs: Any, **more: Any) -> Any:
+        if getattr(self, "fails", False):
+            self.fails = False
+            raise RuntimeError("the device caught fire")
+        return self.programs.forward(*inputs, **more)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_when_a_step_loses_the_cache_others_end_with_an_error_and_no_wrong_text(
+    tiny: soberano.Model, monkeypatch: pytest.MonkeyPatch, streamed: bool
+):
+    body = {"prompt": "The quick", "seed": 3, "max_tokens": 240, "ignore_eos": True}
+    fragile = Fragile(tiny.programs)
+    monkeypatch.setattr(tiny, "programs", fragile)
+    free = tiny.pages.free
+    async with serving(tiny) as client:
+        whole = (await post(client, "/v1/completions", **body))["choices"][0]["text"]
+        first = asyncio.create_task(client.post("/v1/completions", json=body | {"stream": streamed}))
+        while tiny.pages.free == free:
+            await asyncio.sleep(0)
+        fragile.armed = True
+        broken = await client.post("/v1/completions", json={"prompt": "Once", "max_tokens": 2})
+        assert (broken.status, (await broken.json())["error"]["code"]) == (500, "internal_error")
+        reply = await first
+        told = (await reply.text()).removesuffix("\n\n").split("\n\n")
+        error = json.loads(told[-1].removeprefix("data: "))["error"]
+        assert (error["type"], error["code"]) == ("server_error", "out_of_capacity") and "again" in error["message"]
+        if streamed and reply.status == 200:
+            said = "".join(
+                json.loads(line[6:])["choices"][0]["text"] for line in told[:-1] if line.startswith("data: ")
+            )
+            assert whole.startswith(said) and len(said) < len(whole)
+        else:
+            assert reply.status == 503 and reply.headers["Retry-After"]
+        assert (await post(client, "/v1/completions", **body))["choices"][0]["text"] == whole
+    assert tiny.pages.free == free
+
+
 @pytest.mark.model
 async def test_the_demo_model_answers_sensibly():
     with soberano.load(smollm2_path(), context=512) as model:
