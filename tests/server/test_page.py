@@ -180,6 +180,16 @@ def test_an_error_is_said_plainly_and_can_be_retried(page: Page, model: FakeMode
     assert not page.find("#problem").is_displayed()
 
 
+def test_a_conversation_that_is_too_long_is_said_in_plain_words(page: Page, model: FakeModel):
+    page.find("#prompt").send_keys("x" * 600, ENTER)
+    page.until(lambda: page.find("#problem").is_displayed())
+    assert "longer than the model can take in" in page.find("#problem").text
+    page.click(".edit")
+    page.find("#prompt").clear()
+    assert page.ask("short") == SAID
+    page.problems()  # the 400, which is right here
+
+
 def test_a_server_that_went_away_is_said_and_the_words_are_kept(driver: Any):
     with live(FakeModel()) as address:
         page = Page(driver, address)

@@ -146,6 +146,7 @@ async function answer() {
 function explain(error) {
   if (!(error instanceof ServerError)) problem("The server cannot be reached. Is it still running? Your conversation is kept; try again when it is back.");
   else if (error.status === 401) problem("This server asks for an API key. Enter it under Settings, then press Retry.");
+  else if (error.code === "context_length_exceeded") problem("This conversation is longer than the model can take in. Edit your message to be shorter, or start a new chat.");
   else problem(error.message);
   say("");
   watch();

@@ -2,9 +2,10 @@
 
 /** An error that the server explained. */
 export class ServerError extends Error {
-  constructor(message, status) {
-    super(message);
+  constructor({ message, code } = {}, status) {
+    super(message ?? `The server answered with status ${status}.`);
     this.status = status;
+    this.code = code;
   }
 }
 
@@ -14,7 +15,7 @@ function headers(key) {
 
 async function refuse(response) {
   const body = await response.json().catch(() => ({}));
-  throw new ServerError(body.error?.message ?? `The server answered with status ${response.status}.`, response.status);
+  throw new ServerError(body.error, response.status);
 }
 
 /** {status: "ready" | "loading" | "failed" | "stopping" | "gone", model, backend} */
@@ -46,14 +47,14 @@ export async function chat(request, { key, signal, onText }) {
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return told;
     const chunk = JSON.parse(data);
-    if (chunk.error) throw new ServerError(chunk.error.message, 500);
+    if (chunk.error) throw new ServerError(chunk.error, 500);
     if (chunk.usage) told.usage = chunk.usage;
     if (chunk.timings) told.timings = chunk.timings;
     const choice = chunk.choices[0];
     if (choice?.delta.content) onText(choice.delta.content);
     if (choice?.finish_reason) told.finish = choice.finish_reason;
   }
-  throw new ServerError("The connection ended before the answer did.", 0);
+  throw new ServerError({ message: "The connection ended before the answer did." }, 0);
 }
 
 /** The data of each server-sent event. Comments (the server's sign of life) are skipped. */
