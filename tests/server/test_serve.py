@@ -110,6 +110,13 @@ def test_a_model_that_cannot_be_loaded_is_the_line_that_run_prints(tmp_path: Pat
     assert capsys.readouterr().err == said
 
 
+def test_an_error_from_a_file_cannot_drive_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = (tmp_path / "tiny.gguf", tmp_path / "evil.gguf")
+    write_tiny_llama(file[0])
+    file[1].write_bytes(file[0].read_bytes().replace(b"output_norm.weight", b"output_\x1b[2Jm.weight"))
+    assert "\x1b" not in refused(capsys, str(file[1]), "--port", "0")
+
+
 def test_a_name_from_a_file_cannot_drive_the_terminal():
     with process(program=PROGRAM.replace("serve(", "model.name = 'x\\x1b[2J'; serve(")) as server:
         line = server.stdout.readline()
