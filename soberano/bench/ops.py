@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from soberano.backends.choose import choose
 from soberano.backends.homes import home
-from soberano.backends.plan import Plan, using
+from soberano.backends.plan import Plan, Role, using
 from soberano.core.progress import Progress, silent
 from soberano.ops.attention import attention
 from soberano.ops.linear import linear
@@ -103,9 +103,9 @@ Made = tuple[Callable[[], None], int, float]
 def _cases(plan: Plan) -> dict[str, Callable[[], Made]]:
     here, rng = home(plan.home), np.random.default_rng(0)
 
-    def compiled(function: Callable[..., Any], *args: Any) -> Callable[[], None]:
+    def compiled(function: Callable[..., Any], *args: Any, role: Role = "token") -> Callable[[], None]:
         def traced(*args: Any) -> Any:
-            with using(plan):
+            with using(replace(plan, role=role)):
                 return function(*args)
 
         fast = here.compile(traced)
@@ -118,7 +118,8 @@ def _cases(plan: Plan) -> dict[str, Callable[[], Made]]:
         data = here.asarray(tiles.pack(kind, raw) if plan.native else raw)
         weight = QTensor(data, None, (outputs, inputs), name, form)  # type: ignore[arg-type]
         x = here.asarray(rng.normal(size=(tokens, inputs)).astype(np.float32))
-        return compiled(linear, weight, x), int(data.nbytes), 2.0 * outputs * inputs * tokens
+        role: Role = "token" if tokens == 1 else "prompt"
+        return compiled(linear, weight, x, role=role), int(data.nbytes), 2.0 * outputs * inputs * tokens
 
     def attend(tokens: int, context: int) -> Made:
         shape, dtype = (1, context // 32, 3, 64, 32), np.float16 if plan.native else np.float32
