@@ -9,11 +9,12 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import TYPE_CHECKING, Any, Literal
 
 from soberano.core.errors import InputError, SoberanoError
-from soberano.core.settings import settings, variables
+from soberano.core.settings import child_environment, settings, variables
 from soberano.core.units import bytes_text
 
 if TYPE_CHECKING:
@@ -86,7 +87,10 @@ def report(findings: list[Finding]) -> str:
     hints = [f"{marks[f.state]} {f.name}: {f.hint}" for f in findings if f.hint]
     broken = sum(f.state == "broken" for f in findings)
     lost = sum(f.state == "lost" for f in findings)
-    verdict = f"{broken} broken, {lost} lost" if broken else f"It works; {lost} lost." if lost else "All is well."
+    slower = f"{lost} of the things above could be better (marked -)"
+    verdict = f"It works; {slower}." if lost else "All is well."
+    if broken:
+        verdict = f"{broken} of the things above are broken (marked !)" + (f", and {slower}." if lost else ".")
     return "\n".join([*lines, "", *hints, *([""] if hints else []), verdict])
 
 
@@ -96,7 +100,20 @@ def _settings() -> list[Finding]:
     except InputError as error:
         return [Finding("settings", "broken", str(error))]
     rows = [(name, default, chosen[name.removeprefix("SOBERANO_").lower()]) for name, default, _ in variables()]
-    return [Finding("settings", "ok", ", ".join(f"{n}={v}" for n, d, v in rows if v != d) or "all at their defaults")]
+    value = ", ".join(f"{n}={v}" for n, d, v in rows if v != d) or "all at their defaults"
+    unknown = sorted(
+        n
+        for n in child_environment()
+        if n.startswith("SOBERANO_") and "_TEST_" not in n and n not in {r[0] for r in rows}
+    )
+    found = [Finding("settings", "ok", value)]
+    if unknown:
+        near = [(n, get_close_matches(n, [r[0] for r in rows], n=1)) for n in unknown]
+        hint = "; ".join(f"{n}: did you mean {c[0]}?" if c else f"{n}: unset it" for n, c in near)
+        found.append(
+            Finding("unknown", "lost", f"{', '.join(unknown)}: no setting has this name, so nothing reads it", hint)
+        )
+    return found
 
 
 def _python() -> list[Finding]:

@@ -111,14 +111,16 @@ def as_text(file: "GGUF", *, metadata: bool = False, tensors: bool = False) -> s
         ("licence", facts["licence"]),
         (
             "size",
-            f"{facts['weights'] / 1e6:,.1f} M weights of {facts['bits_per_weight']} bits: {bytes_text(facts['bytes'])}",
+            f"{facts['weights'] / 1e6:,.1f} M weights of {facts['bits_per_weight']} bits: {bytes_text(facts['bytes'])}"
+            if facts["weights"]
+            else "no weights",
         ),
         ("layers", facts["layers"]),
         ("context", f"{facts['context']} tokens" if facts["context"] else None),
-        ("width", f"{facts['width']}, feed-forward {facts['ffn']}"),
+        ("width", _said(facts["width"], f", feed-forward {facts['ffn']}" if facts["ffn"] else "")),
         ("heads", heads),
-        ("tokenizer", f"{facts['tokenizer']} ({facts['pretokenizer']}), {facts['vocabulary']} tokens"),
-        ("special", f"bos {facts['bos']}, eos {facts['eos']}"),
+        ("tokenizer", _said(facts["tokenizer"], _pretokenizer(facts))),
+        ("special", ", ".join(f"{k} {facts[k]}" for k in ("bos", "eos") if facts[k] is not None) or None),
         ("chat", "has a template" if facts["chat_template"] else "no template: a base model"),
     ]
     parts = [f"{facts['file']}, GGUF version {facts['gguf_version']}"]
@@ -132,6 +134,15 @@ def as_text(file: "GGUF", *, metadata: bool = False, tensors: bool = False) -> s
     if metadata:
         parts.append(table([(key, _short(value)) for key, value in file.metadata.items()], head=("key", "value")))
     return "\n\n".join(parts)
+
+
+def _said(value: Any, more: str) -> str | None:
+    return None if value is None else f"{value}{more}"
+
+
+def _pretokenizer(facts: dict[str, Any]) -> str:
+    kind = f" ({facts['pretokenizer']})" if facts["pretokenizer"] else ""
+    return kind + (f", {facts['vocabulary']} tokens" if facts["vocabulary"] else "")
 
 
 def _tensor_rows(file: "GGUF", every: bool) -> list[tuple[str, str, str, str]]:

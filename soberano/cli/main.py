@@ -77,7 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names())}; see `soberano --help`"
         return _refuse(f"no command is called {first!r}; {hint}" if first else f"which command? {hint}")
     try:
-        args = parser(first if first in names() else None).parse_args(arguments)
+        top = parser(first if first in names() else None)
+        args, unknown = top.parse_known_args(arguments)
+        if unknown:
+            where = f"soberano {args.command}" + (f" {args.kind}" if "kind" in args else "")
+            said = printable(" ".join(unknown), lines=False)
+            return _refuse(f"unrecognized arguments: {said}; see `{where} --help`")
         status = args.run(args)
         sys.stdout.flush()
         return status

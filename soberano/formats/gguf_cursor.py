@@ -57,10 +57,8 @@ class Cursor:
         head = bytes(self.data[: min(HEAD, self.size)])
         if not head.startswith(MAGIC):
             like = looks_like(head)
-            raise FileError(
-                f"{self.name} is not a GGUF file: it " + (f"looks like {like}" if like else f"starts with {head[:4]!r}")
-                + "; give the path of a .gguf file"
-            )  # fmt: skip
+            found = f"looks like {like}" if like else f"starts with the bytes {head[:4].hex(' ')}"
+            raise FileError(f"{self.name} is not a GGUF file: it {found}; give the path of a .gguf file")
         self.need(4, "the magic")
         version = self.u32("the version")
         if version in VERSIONS:

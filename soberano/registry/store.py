@@ -88,6 +88,8 @@ def resolve(model: str) -> Path:
         return path
     if path.is_dir():
         raise FileError(f"{model!r} is a folder; give the .gguf file inside it")
+    if path.exists():
+        raise FileError(f"{model!r} is a device or a pipe, no plain file; give a .gguf file")
     looks_like_path = path.name != model or path.suffix in (".gguf", ".bin", ".safetensors")
     if looks_like_path:
         raise FileError(f"no file at {model}; check the path{_here()}")

@@ -24,7 +24,18 @@ def test_everything_is_looked_at_and_every_loss_has_a_hint(soberano, cache):
     assert found["kernels"]["state"] == "lost" and "SOBERANO_NATIVE" in found["settings"]["value"]
     assert all(f["hint"] for f in found.values() if f["state"] == "lost")
     text = soberano("doctor").out
-    assert "because" in text and text.rstrip().endswith("lost.")
+    assert "because" in text and text.rstrip().endswith("could be better (marked -).")
+
+
+def test_a_variable_that_nothing_reads_is_named(soberano, cache, setenv):
+    setenv(SOBERANO_OFLINE="1")
+    found = findings(soberano("doctor", "--json"))["unknown"]
+    assert found["state"] == "lost" and found["hint"] == "SOBERANO_OFLINE: did you mean SOBERANO_OFFLINE?"
+
+
+def test_an_unknown_backend_hears_of_those_that_may_be_asked_for(soberano, cache):
+    found = findings(soberano("doctor", "--backend", "tpu", "--json"))["plan"]
+    assert found["state"] == "broken" and "auto, cpu, cuda, xla, numpy" in found["value"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from soberano.cli.inspect import as_json, as_text
-from soberano.formats import gguf
+from soberano.formats import gguf, gguf_write
 from tests.tiny import write_tiny_llama
 
 
@@ -51,3 +51,10 @@ def test_what_is_no_model_is_refused_in_one_line(soberano, tmp_path, content):
     path.write_bytes(content)
     answer = soberano("inspect", path)
     assert answer.status == 2 and answer.err.startswith("soberano: ") and answer.err.count("\n") == 1
+
+
+def test_what_a_file_does_not_say_is_not_called_none(tmp_path):
+    path = tmp_path / "bare.gguf"
+    gguf_write.write(path, {"general.architecture": "llama"}, {})
+    with gguf.read(path) as file:
+        assert "None" not in as_text(file) and "not stated" in as_text(file)

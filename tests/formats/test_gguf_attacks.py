@@ -70,7 +70,7 @@ def nested(depth: int) -> bytes:
 ALIGN = "general.alignment"
 ATTACKS: dict[str, tuple[bytes, str]] = {
     # the header
-    "bad magic": (file(magic=b"FUGG"), "not a GGUF file: it starts with b'FUGG'"),
+    "bad magic": (file(magic=b"FUGG"), "not a GGUF file: it starts with the bytes 46 55 47 47"),
     "version 0": (file(version=0), "GGUF version 0, and versions 2 and 3"),
     "version 1": (file(version=1), "GGUF version 1, of 2023"),
     "version 4": (file(version=4), "GGUF version 4, and versions 2 and 3"),
@@ -79,7 +79,7 @@ ATTACKS: dict[str, tuple[bytes, str]] = {
     "-1 pairs": (file(n_pairs=U64), f"claims {U64} metadata pairs"),
     "a million tensors in no bytes": (file(n_tensors=1 << 20), "1048576 tensors take at least"),
     "60000 pairs in no bytes": (file(n_pairs=60_000), "60000 metadata pairs take at least"),
-    "ends in the magic": (b"GG", "not a GGUF file: it starts with b'GG'"),
+    "ends in the magic": (b"GG", "not a GGUF file: it starts with the bytes 47 47"),
     "ends after the magic": (b"GGUF", "the version at byte 4 takes 4 bytes and only 0 are left, 4 are missing"),
     "ends in the counts": (
         file()[:20],
