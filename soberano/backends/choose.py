@@ -11,8 +11,6 @@ from soberano.core.errors import InputError, Unsupported
 from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
 
-NAMES = ("auto", "cpu", "cuda", "xla", "numpy")
-
 
 def choose(backend: str | None = None, *, weights: int = 0, progress: Progress = silent) -> Plan:
     """The plan for a backend (SOBERANO_BACKEND if None) and a model of `weights` weights.

@@ -11,6 +11,7 @@ from soberano.backends.base import Home
 from soberano.core.errors import InputError
 from soberano.core.types import Namespace
 
+BACKENDS = ("auto", "cpu", "cuda", "xla", "numpy")  # what a person may ask for; choose.py says what each is
 _BUILT_IN = {"numpy": "numpy", "jax": "jax", "jaxlib": "jax", "cupy": "cupy"}
 
 
@@ -22,7 +23,7 @@ def home(name: str) -> Home:
     for point in entry_points(group="soberano.backends"):
         if point.name == name:
             return point.load()
-    known = sorted({*_BUILT_IN.values(), *(p.name for p in entry_points(group="soberano.backends"))})
+    known = [*BACKENDS, *sorted(p.name for p in entry_points(group="soberano.backends"))]
     raise InputError(f"no backend is called {name!r}; there are {', '.join(known)}")
 
 

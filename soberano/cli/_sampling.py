@@ -81,8 +81,11 @@ def add_model(parser: argparse.ArgumentParser, what: str = "a .gguf file, or the
 
 def add_loading(parser: argparse.ArgumentParser) -> None:
     """Add the flags on how a model is run."""
-    text = "auto, cpu, cuda, xla, numpy or an installed one (default: SOBERANO_BACKEND)"
+    text = "auto, cpu, cuda, xla, numpy or an installed one (default: SOBERANO_BACKEND, else auto)"
     parser.add_argument("--backend", metavar="NAME", help=text)
     parser.add_argument(
-        "--context", type=int, metavar="N", help="tokens of prompt and answer together (default: the model's)"
+        "--context",
+        type=int,
+        metavar="N",
+        help="tokens of prompt and answer together (default: the model's, at most 4096)",
     )

@@ -32,7 +32,7 @@ def architecture(name: str, path: object = "the model") -> Any:
     if file in _files() and _keeps_contract(file):
         return _module(file)
     raise UnsupportedModel(
-        f"{path}: the architecture is {name[:60]!r}, which is not supported; known are {', '.join(known())}"
+        f"{path}: the architecture is {name[:60]!r}, which is not supported yet; known: {', '.join(known())}"
     )
 
 

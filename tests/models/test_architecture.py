@@ -21,7 +21,7 @@ def test_a_new_file_is_found_and_a_helper_is_not(tmp_path: Path, monkeypatch: py
         assert known() == ["llama", "made_up"]
         assert architecture("made-up").__name__ == "soberano.models.made_up"
         with pytest.raises(
-            UnsupportedModel, match="'helper_of_mine', which is not supported; known are llama, made_up"
+            UnsupportedModel, match="'helper_of_mine', which is not supported yet; known: llama, made_up"
         ):
             architecture("helper_of_mine")
     finally:
@@ -32,7 +32,7 @@ def test_a_new_file_is_found_and_a_helper_is_not(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("name", ["", "nonesuch", "layers", "../llama", "llama.py", "__init__", "x" * 10_000])
 def test_what_is_no_architecture(name: str) -> None:
-    with pytest.raises(UnsupportedModel, match="which is not supported; known are llama") as refusal:
+    with pytest.raises(UnsupportedModel, match="which is not supported yet; known: llama") as refusal:
         architecture(name, "m.gguf")
     assert len(str(refusal.value)) < 200
 

@@ -16,6 +16,7 @@ from soberano.models.options import Options
 from soberano.models.step import compiled
 from soberano.quant.blocks import BlockFormat, format_named
 from soberano.quant.encode import encode
+from soberano.registry.pull import pull
 from tests.tiny import write_tiny_llama
 
 MIXED = {"attn": "Q4_K", "ffn": "Q6_K", "embd": "Q5_0"}
@@ -248,7 +249,7 @@ def test_half_a_model_is_refused_by_name(tiny: Path, tmp_path: Path) -> None:
         (lambda m, t: m.update({"general.architecture": "nonesuch"}), UnsupportedModel, "'nonesuch'"),
         (lambda m, t: m.update({"llama.embedding_length": 128}), FileError, r"but the metadata says"),
         (lambda m, t: m.update({"llama.rope.scaling.type": "yarn"}), UnsupportedModel, "'yarn'"),
-        (lambda m, t: m.update({"general.architecture": "model"}), UnsupportedModel, "known are llama"),
+        (lambda m, t: m.update({"general.architecture": "model"}), UnsupportedModel, "known: llama"),
         (
             lambda m, t: m.update({"split.count": 3}),
             UnsupportedModel,
@@ -339,3 +340,26 @@ def test_a_cache_that_memory_cannot_hold(tiny: Path, tmp_path: Path, monkeypatch
         soberano.load(tmp_path / "m.gguf", backend="numpy", context=2**31 - 1)
     with pytest.raises(CapacityError, match="context of 256 tokens, 100000000 times takes"):
         soberano.load(tiny, backend="xla", sequences=10**8)
+
+
+def test_a_prompt_too_long_hears_of_a_larger_context(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    write_tiny_llama(path, types={"attn": "F32", "ffn": "F32", "embd": "F32"})
+    with (
+        soberano.load(path, backend="numpy", context=32) as small,
+        pytest.raises(ContextError, match=rf"--context, up to {small.config.context}\)"),
+    ):
+        small.start([5] * 32)
+    with soberano.load(path, backend="numpy", context=None) as whole, pytest.raises(ContextError) as refusal:
+        whole.start([5] * whole.context)
+    assert whole.context == whole.config.context and "--context" not in str(refusal.value)
+
+
+def test_a_stored_name_loads(cache: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.gguf"
+    write_tiny_llama(path, types={"attn": "F32", "ffn": "F32", "embd": "F32"})
+    pull(str(path), name="kept")
+    with soberano.load("kept", backend="numpy") as model:
+        assert model.path != path and model.path.name == "mine.gguf"
+    with pytest.raises(FileError, match="run: soberano pull smollm2"):
+        soberano.load("smollm2")
