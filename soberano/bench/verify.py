@@ -4,7 +4,7 @@ The reference is the numpy backend: the meanings, on float32 weights. Each op th
 backend on the same inputs, so an error shows in the layer and op that makes it and nowhere else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -74,6 +74,11 @@ class PathReport:
         """Whether every number is within its limit."""
         return not self.broken and all(op.error <= self.limits["op"] for op in self.ops)
 
+    @property
+    def verdict(self) -> str:
+        """One line: what was compared, and whether it holds."""
+        return f"{self.backend}, {self.role}s in {self.arithmetic}: {'holds' if self.holds else 'DOES NOT HOLD'}"
+
 
 @dataclass
 class Report:
@@ -118,7 +123,7 @@ class Report:
             d, mark = p.whole, f"  ! limit: {', '.join(p.broken)}" if p.broken else ""
             lines += [
                 "",
-                f"{p.backend}, {p.role}s in {p.arithmetic}: {'holds' if p.holds else 'DOES NOT HOLD'}",
+                p.verdict,
                 f"  KL mean {d.kl_mean:.1e}  max {d.kl_max:.1e}  same best token {d.agreement:7.2%}"
                 f"  gap where not, p99 {d.gap_p99:.2f}{mark}",
             ]
@@ -144,10 +149,16 @@ def _table(p: PathReport) -> list[str]:
 
 
 def report(
-    path: Path, *, backends: Sequence[str] | None = None, tokens: int = 256, progress: Progress = silent
+    path: Path,
+    *,
+    backends: Sequence[str] | None = None,
+    tokens: int = 64,
+    progress: Progress = silent,
+    tell: Callable[[PathReport], None] = lambda path: None,
 ) -> Report:
     """Compare backends (all that are here if None) with the numpy reference on `tokens` tokens of ordinary text.
 
+    `tell` hears of each path as soon as it is compared.
     Raises InputError where there is nothing to compare, or a backend that was asked for is not here.
     """
     others = [name for name in backends or ("cpu", "xla", "cuda") if name != "numpy"]
@@ -156,7 +167,7 @@ def report(
     if tokens < 1:
         raise InputError(f"{tokens} tokens cannot be compared on; ask for 1 or more")
     found = Report(path, tokens)
-    with load(path, backend="numpy", context=None, progress=progress) as reference:
+    with load(path, backend="numpy", context=None, progress=_of("numpy", progress)) as reference:
         tokens = found.tokens = min(tokens, reference.context)
         text = reference.tokenizer.encode(sample_text()[: 40 * tokens])[:tokens]
         expected = list(logits(reference, text, progress=progress))
@@ -169,22 +180,28 @@ def report(
                     raise
                 found.absent.append(str(why))
                 continue
-            with load(path, backend=name, progress=progress) as other:
-                found.paths.extend(_compare(reference, other, text, whole, progress))
+            with load(path, backend=name, progress=_of(name, progress)) as other:
+                for each in _compare(reference, other, text, whole, progress):
+                    found.paths.append(each)
+                    tell(each)
     return found
 
 
 def _compare(
     reference: Model, other: Model, text: list[int], expected: np.ndarray, progress: Progress
-) -> list[PathReport]:
-    found: list[PathReport] = []
+) -> Iterator[PathReport]:
+    seen: set[str] = set()
     for role in get_args(Role):
         actual = np.concatenate(list(logits(other, text, single=role == "token", progress=progress)))
         arithmetic = _arithmetic(other, role)
-        known = any(path.arithmetic == arithmetic for path in found)
-        ops = [] if known else op_errors(reference, other, text[:OP_TOKENS], role)
-        found.append(PathReport(other.plan.backend, role, arithmetic, distance([expected], [actual]), ops))
-    return found
+        ops = [] if arithmetic in seen else op_errors(reference, other, text[:OP_TOKENS], role)
+        seen.add(arithmetic)
+        yield PathReport(other.plan.backend, role, arithmetic, distance([expected], [actual]), ops)
+
+
+def _of(backend: str, progress: Progress) -> Progress:
+    """The same listener, told which backend the work is for."""
+    return lambda label, done, total, unit: progress(f"{backend}: {label}", done, total, unit)
 
 
 def _arithmetic(model: Model, role: Role) -> str:

@@ -2,8 +2,13 @@
 
 import argparse
 import json
+import sys
+from typing import TYPE_CHECKING
 
 from soberano.cli._numbers import positive
+
+if TYPE_CHECKING:
+    from soberano.bench.verify import PathReport
 
 HELP = "compare the backends with the reference, layer by layer and op by op"
 
@@ -14,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backends", nargs="+", metavar="NAME", help="the backends to compare (default: all that are here)"
     )
     parser.add_argument(
-        "--tokens", type=positive, default=256, metavar="N", help="tokens of text to compare on (default: 256)"
+        "--tokens",
+        type=positive,
+        default=64,
+        metavar="N",
+        help="tokens of text to compare on (default: 64); 64 take a minute or two",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -27,6 +36,11 @@ def run(args: argparse.Namespace) -> int:
 
     path = resolve(args.model)
     with progress() as show:
-        report = verify.report(path, backends=args.backends, tokens=args.tokens, progress=show)
+        report = verify.report(path, backends=args.backends, tokens=args.tokens, progress=show, tell=_tell)
     print(json.dumps(report.to_json(), indent=1) if args.json else printable(report.to_text()))
     return 0 if report.holds else 1
+
+
+def _tell(path: "PathReport") -> None:
+    """Say each verdict as soon as it is known: the rest may take minutes."""
+    print(path.verdict, file=sys.stderr, flush=True)

@@ -79,7 +79,16 @@ def test_nothing_to_compare_is_refused(tiny: Path) -> None:
 
 
 def test_backends_that_are_right(tiny: Path) -> None:
-    found = report(tiny, backends=["numpy", "cpu", "xla"], tokens=33)
+    told: list[PathReport] = []
+    labels: set[str] = set()
+    found = report(
+        tiny,
+        backends=["numpy", "cpu", "xla"],
+        tokens=33,
+        progress=lambda label, *_: labels.add(label),
+        tell=told.append,
+    )
+    assert told == found.paths and {"numpy: load", "xla: load"} <= {label[: label.find(":") + 6] for label in labels}
     ways = [(path.backend, path.role) for path in found.paths]
     assert found.holds and ways == [(b, r) for b in ("cpu", "xla") for r in ("prompt", "token")], found.to_text()
     for path in filter(lambda path: path.ops, found.paths):
