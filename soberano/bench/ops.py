@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from soberano.backends.choose import choose
 from soberano.backends.homes import home
 from soberano.backends.plan import Plan, Role, using
+from soberano.core.errors import InputError
 from soberano.core.progress import Progress, silent
 from soberano.ops.attention import attention
 from soberano.ops.linear import linear
@@ -36,8 +38,20 @@ class OpCase:
 
     @property
     def rate(self) -> str:
-        """Bytes or operations per second, whichever the case is about."""
+        """Bytes and operations per second."""
         return f"{self.moved / self.seconds / 1e9:8.1f} GB/s {self.flops / self.seconds / 1e9:9.1f} GFLOP/s"
+
+    def share(self, read_gbs: float, gflops: float) -> str:
+        """How much of the time the limit that binds explains: reading from memory, or arithmetic in float32.
+
+        More than all of it says that the limit does not hold: the bytes came from a cache, or the arithmetic was
+        narrower than float32.
+        """
+        reading, computing = self.moved / read_gbs / 1e9, self.flops / gflops / 1e9
+        explained = max(reading, computing) / self.seconds
+        if reading >= computing:
+            return "in cache" if explained > 1 else f"{explained:4.0%} of memory"
+        return "beyond float32" if explained > 1 else f"{explained:4.0%} of arithmetic"
 
 
 @dataclass
@@ -46,6 +60,7 @@ class OpsResult:
 
     plan: Plan
     read_gbs: float
+    gflops: float
     cases: list[OpCase]
 
     def to_json(self) -> dict[str, Any]:
@@ -55,32 +70,44 @@ class OpsResult:
             "isa": self.plan.isa,
             "threads": self.plan.threads,
             "read_gbs": self.read_gbs,
+            "gflops": self.gflops,
             "cases": [{"name": c.name, "seconds": c.seconds, "bytes": c.moved, "flops": c.flops} for c in self.cases],
         }
 
     def to_text(self) -> str:
         """A table for a person."""
         p = self.plan
-        lines = [f"{p.backend}, {p.isa}, {p.threads} threads; one thread reads memory at {self.read_gbs:.1f} GB/s"]
+        lines = [
+            f"{p.backend}, {p.isa}, {p.threads} threads; this host reads memory at {self.read_gbs:.1f} GB/s with "
+            f"{p.threads} threads, and multiplies float32 matrices at {self.gflops:.1f} GFLOP/s"
+        ]
         for c in self.cases:
-            share = c.moved / c.seconds / 1e9 / self.read_gbs
-            lines.append(f"{c.name:34} {c.seconds * 1e6:10.1f} us {c.rate} {share:7.0%} of memory")
+            share = (
+                f"  {c.share(self.read_gbs, self.gflops)}" if p.platform == "cpu" else ""
+            )  # the limits are the host's
+            lines.append(f"{c.name:34} {c.seconds * 1e6:10.1f} us {c.rate}{share}")
         return "\n".join(lines)
 
 
 def run(*, backend: str | None = None, only: str | None = None, progress: Progress = silent) -> OpsResult:
-    """Time the ops of a token on real shapes; `only` keeps the cases whose name holds it."""
+    """Time the ops of a token on real shapes; `only` keeps the cases whose name holds it.
+
+    Raises InputError when there is none.
+    """
     plan = choose(backend, progress=progress)
-    cases = {name: case for name, case in _cases(plan).items() if only is None or only in name}
+    known = _cases(plan)
+    cases = {name: case for name, case in known.items() if only is None or only in name}
+    if not cases:
+        raise InputError(f"no case has {only!r} in its name; the cases are: {'; '.join(known)}")
     found = []
     for i, (name, make) in enumerate(cases.items()):
         progress("measure", i, len(cases), "cases")
         call, moved, flops = make()
         found.append(OpCase(name, _time(call), moved, flops))
-    return OpsResult(plan, _read_speed(), found)
+    return OpsResult(plan, _read_speed(plan.threads), _multiply_speed(), found)
 
 
-def _time(call: Callable[[], None]) -> float:
+def _time(call: Callable[[], Any]) -> float:
     call()
     times: list[float] = []
     end = time.perf_counter() + SECONDS
@@ -91,10 +118,17 @@ def _time(call: Callable[[], None]) -> float:
     return statistics.median(times)
 
 
-def _read_speed() -> float:
-    """GB/s at which one thread sums 256 MB: the floor of what kernels may reach; caches and threads can do better."""
-    data = np.ones(2**25, np.float64)
-    return data.nbytes / _time(lambda: data.sum()) / 1e9
+def _read_speed(threads: int) -> float:
+    """GB/s at which so many threads sum 256 MB, a slice each: NumPy lets the others run meanwhile."""
+    slices = np.array_split(np.ones(2**25, np.float64), threads)
+    with ThreadPoolExecutor(threads) as pool:
+        return 8 * 2**25 / _time(lambda: list(pool.map(np.sum, slices))) / 1e9
+
+
+def _multiply_speed() -> float:
+    """GFLOP/s of NumPy's product of two float32 matrices, on the threads that it takes by itself."""
+    a = np.ones((1024, 1024), np.float32)
+    return 2 * 1024**3 / _time(lambda: a @ a) / 1e9
 
 
 Made = tuple[Callable[[], None], int, float]
