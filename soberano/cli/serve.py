@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from soberano.cli._sampling import add_loading
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--demo", action="store_true", help="serve the demo model if none is named, and say what to try"
     )
     parser.add_argument("--api-key-file", metavar="FILE", help="ask clients for the key that stands in this file")
+    parser.add_argument("--name", metavar="NAME", help="what clients call the model (default: MODEL, or its stem)")
     add_loading(parser)
 
 
@@ -27,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
     if args.model is None and not args.demo:
         print("soberano: which model? soberano serve MODEL, or --demo for the demo model", file=sys.stderr)
         return 2
-    path = resolve(args.model or "smollm2")
+    model = args.model or "smollm2"
+    path = resolve(model)
     if not 0 <= args.port <= 65535:
         print(f"soberano: --port {args.port} is no port; take one from 0 to 65535", file=sys.stderr)
         return 2
@@ -40,17 +43,21 @@ def run(args: argparse.Namespace) -> int:
     from soberano.cli._terminal import progress
     from soberano.server.app import serve
 
-    with progress() as show:
+    with ExitStack() as shown:
+        show = shown.enter_context(progress())
         serve(
             path,
             args.host,
             args.port,
             demo=args.demo,
+            name=args.name or (None if Path(model).expanduser().is_file() else model),
             backend=args.backend,
             context=args.context,
             api_key=key,
             progress=show,
+            on_ready=shown.close,  # what is drawn on a terminal makes way for the address
         )
+    print("stopped", file=sys.stderr)
     return 0
 
 

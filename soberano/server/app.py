@@ -1,10 +1,13 @@
 """The application: routes, middlewares and state put together, and `serve`, which runs it until it is told to stop."""
 
 import asyncio
+import errno
 import hashlib
 import hmac
+import os
 import re
 import signal
+import socket
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +21,12 @@ from soberano.core.errors import InputError
 from soberano.core.printable import printable
 from soberano.core.progress import Progress, silent
 from soberano.models.model import Model, load
+from soberano.models.options import Options
 from soberano.server.door import Door
 from soberano.server.engine import Engine
 from soberano.server.errors import REQUEST_ID, RequestError, Stopping, response_to
 from soberano.server.metrics import Metrics
-from soberano.server.routes import OPEN, STATE, State, routes
+from soberano.server.routes import OPEN, ROUTES, STATE, State, routes
 
 LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.ASCII | re.IGNORECASE)
 """Host headers that a browser sends only when the user typed this machine: anything else is DNS rebinding."""
@@ -109,9 +113,20 @@ async def shape_errors(request: web.Request, handler: Handler) -> web.StreamResp
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return response_to(error, f"{request.method} {request.path[:200]}: {error.reason}")
+        return response_to(error, _in_our_words(error, f"{request.method} {request.path[:200]}"))
     except Exception as error:
         return response_to(error)
+
+
+def _in_our_words(error: web.HTTPException, asked: str) -> str:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return f"{asked} is not served: this route takes {allowed}; the routes here are {ROUTES}"
+    if isinstance(error, web.HTTPNotFound):
+        return f"{asked} is not served; the routes here are {ROUTES}"
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return f"the body is longer than the {MAX_BODY:,} bytes that this server reads; send less"
+    return f"{asked}: {error.reason}"
 
 
 @web.middleware
@@ -166,13 +181,15 @@ def serve(
     deadline_s: float = 600.0,
     grace_s: float = 10.0,
     progress: Progress = silent,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve a model, given as a path or already loaded, until SIGINT or SIGTERM.
 
     The port is open while the model loads: /health answers 503 then. The cache has room for `sequences` answers of
-    the full context; up to `max_running` shorter ones share it. Clients know the model as `name`, or by its own name.
-    `demo` adds a line on what to do first. A second signal ends without grace. Raises InputError when there is
-    no listening at `host` and `port`, and what loading raises.
+    the full context; up to `max_running` shorter ones share it. Clients know the model as `name`, else as the stem of
+    its path, and may always use the name it has for itself. `on_ready` is called once, before the address is printed:
+    when nothing is left to wait for. `demo` adds a line on what to do first. A second signal ends without grace.
+    Raises InputError when there is no listening at `host` and `port`, and what loading raises.
     """
 
     def watched(label: str, done: int, total: int | None, unit: str) -> None:
@@ -182,14 +199,14 @@ def serve(
 
     engine = Engine(
         _loader(model, backend, context, sequences, watched),
-        name=name,
+        name=name or (_stem(model) if isinstance(model, str | Path) else None),
         max_running=max_running,
         max_waiting=max_waiting,
         deadline_s=deadline_s,
     )
     app = make_app(engine, api_key=api_key, only_loopback=bool(LOOPBACK.fullmatch(_in_url(host))), grace_s=grace_s)
     try:
-        asyncio.run(_serve(app, engine, host, port, demo))
+        asyncio.run(_serve(app, engine, host, port, demo, on_ready))
     except KeyboardInterrupt:  # where the event loop takes no signal handlers (Windows)
         pass
     finally:
@@ -201,12 +218,45 @@ def serve(
 def _loader(
     model: str | Path | Model, backend: str | None, context: int | None, sequences: int, progress: Progress
 ) -> Callable[[], Model]:
-    if not isinstance(model, str | Path):
-        return lambda: model
-    return lambda: load(model, backend=backend, context=context, sequences=sequences, progress=progress)
+    def given() -> Model:
+        if not isinstance(model, str | Path):
+            _warm_up(model, progress)
+            return model
+        made = load(model, backend=backend, context=context, sequences=sequences, progress=progress)
+        try:
+            _warm_up(made, progress)
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    return given
 
 
-async def _serve(app: web.Application, engine: Engine, host: str, port: int, demo: bool) -> None:
+def _warm_up(model: Model, progress: Progress) -> None:
+    """Run what a short chat runs, so that its programs are compiled before anybody waits for an answer.
+
+    A prompt of 80 tokens is a chunk of 64 and one of 16: the template of many a model takes more than 16 by itself.
+    """
+    asked = [(80, Options(max_tokens=2, ignore_eos=True)), (1, Options(max_tokens=1, temperature=0, ignore_eos=True))]
+    for tokens, options in asked:
+        generation = model.start([0] * max(1, min(tokens, model.context - 2)), options)
+        try:
+            while not generation.done:
+                progress("warm up", 0, None, "tokens")
+                generation.step()
+        finally:
+            generation.close()
+    progress("warm up", 1, 1, "tokens")
+
+
+def _stem(path: str | Path) -> str:
+    return Path(path).stem.encode("utf-8", "replace").decode()  # a name of a file may be no text; what we send must be
+
+
+async def _serve(
+    app: web.Application, engine: Engine, host: str, port: int, demo: bool, on_ready: Callable[[], None]
+) -> None:
     runner = web.AppRunner(
         app, handler_cancellation=True, access_log=None, shutdown_timeout=5.0, keepalive_timeout=KEEPALIVE_S
     )
@@ -214,7 +264,7 @@ async def _serve(app: web.Application, engine: Engine, host: str, port: int, dem
     listener = None
     try:
         listener = await _listen(app, runner, host, port)
-        await _until_told(engine, listener, host, demo)
+        await _until_told(engine, listener, host, demo, on_ready)
     finally:
         if listener is not None:
             listener.close()
@@ -227,13 +277,24 @@ async def _listen(app: web.Application, runner: web.AppRunner, host: str, port: 
     try:
         return await asyncio.get_running_loop().create_server(door, host, port)
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that no resolver takes
-        why = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"cannot listen on {host} port {port}: {why}; choose another with --port, or 0 for any free one"
-        ) from None
+        raise InputError(f"cannot listen on {host} port {port}: {_why_not(error, port)}") from None
 
 
-async def _until_told(engine: Engine, listener: asyncio.Server, host: str, demo: bool) -> None:
+def _why_not(error: OSError | UnicodeError, port: int) -> str:
+    """Why there is no listening, and the cure. The text of asyncio's error names the address again, as a tuple."""
+    number = error.errno if isinstance(error, OSError) and not isinstance(error, socket.gaierror) else None
+    other = f"choose another with --port, or 0 for any free one; with make: make demo PORT={port % 65535 + 1}"
+    if number == errno.EADDRINUSE:
+        return f"the address is already in use; {other}"
+    if number == errno.EACCES:
+        return f"this port is not ours to take; {other}"
+    why = os.strerror(number) if number else getattr(error, "strerror", None) or error
+    return f"{why}; choose another address with --host"
+
+
+async def _until_told(
+    engine: Engine, listener: asyncio.Server, host: str, demo: bool, on_ready: Callable[[], None]
+) -> None:
     """Load the model, say where it is served, and wait for a signal. Raises what loading raises."""
     stop = asyncio.Event()
     _on_signals(stop, engine)
@@ -246,6 +307,7 @@ async def _until_told(engine: Engine, listener: asyncio.Server, host: str, demo:
         if stop.is_set():
             return
         loading.result()
+        on_ready()
         address = f"http://{_in_url(host)}:{listener.sockets[0].getsockname()[1]}"
         _say(f"Serving {engine.name} at {address} (chat page; the OpenAI API is under {address}/v1). Ctrl-C stops.")
         if demo:

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+import re
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields
 from typing import Any
@@ -43,7 +44,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Continue a conversation."""
     state, model = _ready(request)
     asked = protocol.chat(await _json(request), _limits(model))
-    _check_model(asked.model, state.engine.name)
+    _check_model(asked.model, state.engine)
     if model.chat is None:
         raise RequestError(
             f"{state.engine.name} has no chat template; use /v1/completions", "messages", code="no_chat_template"
@@ -60,7 +61,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     """Continue a text."""
     state, model = _ready(request)
     asked = protocol.completion(await _json(request), _limits(model))
-    _check_model(asked.model, state.engine.name)
+    _check_model(asked.model, state.engine)
     prompts = [await _tokens(state, model, prompt) for prompt in asked.prompts]
     shown = [p if isinstance(p, str) else model.tokenizer.decode(p, special=True) for p in asked.prompts]
     echoes = [shown[i] if asked.echo else "" for i, _ in asked.choices]
@@ -80,7 +81,7 @@ async def models(request: web.Request) -> web.Response:
 async def model_card(request: web.Request) -> web.Response:
     """Describe a model."""
     state, model = _ready(request)
-    _check_model(request.match_info["id"], state.engine.name)
+    _check_model(request.match_info["id"], state.engine)
     return web.json_response(_card(state.engine.name, model))
 
 
@@ -109,6 +110,13 @@ async def chat_page(request: web.Request) -> web.Response:
 
 OPEN = (health, chat_page)
 """Handlers that need no API key: they hold no answer of a model. All others do."""
+
+ROUTES = ", ".join(
+    f"{route.method} {re.sub(r':[^}]*}', '}', route.path)}"
+    for route in routes
+    if isinstance(route, web.RouteDef) and not route.path.startswith("/{")  # the files of the page
+)
+"""The routes as a client that missed them is told: GET /health, POST /v1/completions and so on."""
 
 
 def _ready(request: web.Request) -> tuple[State, Model]:
@@ -149,9 +157,10 @@ async def _json(request: web.Request) -> Any:
         raise RequestError(f"the body is not JSON: {error}", code="invalid_json") from None
 
 
-def _check_model(asked: str | None, name: str) -> None:
-    if asked is not None and asked != name:
-        said = f"no model is called {asked[:200]!r}; this server has {name!r}"
+def _check_model(asked: str | None, engine: Engine) -> None:
+    """Refuse any other model than ours, which answers to its id and to the name that its file gives it."""
+    if asked is not None and asked not in (engine.name, engine.model.name):
+        said = f"no model is called {asked[:200]!r}; this server has {engine.name!r}"
         raise RequestError(said, "model", code="model_not_found", status=404)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 import soberano
+from soberano.core.progress import silent
+from soberano.server.app import _warm_up
 from tests.server.live import serving
 from tests.smollm2 import smollm2_path
 from tests.tiny import write_tiny_llama
@@ -46,6 +48,22 @@ async def test_choices_of_one_request_draw_apart_and_as_their_seeds_say(tiny: so
         second = await post(client, seed=8, **wanted)
     texts = [choice["message"]["content"] for choice in both["choices"]]
     assert texts[0] != texts[1] == second["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize("temperature", [0, 0.8])
+async def test_a_warm_model_compiles_nothing_for_a_short_chat(tmp_path: Path, temperature: float):
+    pytest.importorskip("jax")
+    from jax import monitoring
+
+    path = tmp_path / "tiny.gguf"
+    write_tiny_llama(path, layers=2 if temperature else 1)
+    made: list[str] = []
+    with soberano.load(path, backend="xla") as model:
+        _warm_up(model, silent)
+        async with serving(model) as client:
+            monitoring.register_event_duration_secs_listener(lambda event, *_, **__: made.append(event))
+            await post(client, max_tokens=4, temperature=temperature, ignore_eos=True)
+    assert not [event for event in made if "compile" in event]
 
 
 async def test_more_clients_than_pages_are_all_served_and_all_pages_come_back(tiny: soberano.Model):

@@ -169,6 +169,33 @@ async def test_errors_have_openais_shape(
     assert status != 405 or reply.headers["Allow"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "says"),
+    [
+        ("GET", "/v1/nothing", "GET /v1/nothing is not served; the routes here are "),
+        ("GET", "/secret.js", "GET /secret.js is not served; the routes here are "),
+        ("DELETE", "/v1/models", "DELETE /v1/models is not served: this route takes GET, HEAD; the routes here are "),
+    ],
+)
+async def test_who_misses_a_route_is_told_the_routes(method: str, path: str, says: str):
+    async with serving(FakeModel()) as client:
+        message = (await (await client.request(method, path)).json())["error"]["message"]
+    assert message.startswith(says)
+    for route in ("POST /v1/chat/completions", "GET /v1/models", "GET /v1/models/{id}", "GET /health", "GET /"):
+        assert route in message.removeprefix(says).split(", ")
+
+
+async def test_a_model_answers_to_its_id_and_to_the_name_in_its_file():
+    async with serving(FakeModel(text="one"), name="mine") as client:
+        listed = [card["id"] for card in (await (await client.get("/v1/models")).json())["data"]]
+        replies = [await client.post("/v1/chat/completions", json={**HELLO, "model": m}) for m in ("mine", "fake", "x")]
+        cards = [(await client.get(f"/v1/models/{m}")).status for m in ("mine", "fake", "x")]
+        health = await (await client.get("/health")).json()
+        used = (await replies[1].json())["model"]
+    assert listed == ["mine"] and used == "mine" and health["model"] == "mine"
+    assert [reply.status for reply in replies] == cards == [200, 200, 404]
+
+
 async def test_a_failure_of_ours_tells_the_client_nothing_but_the_request_id():
     async with serving(FakeModel(break_at=0)) as client:
         reply = await client.post("/v1/chat/completions", json=HELLO, headers={"x-request-id": "abc-1"})

@@ -1,10 +1,12 @@
 """The process: one line when ready, one clear line when it cannot be, and an orderly end."""
 
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +16,9 @@ import pytest
 
 from soberano.cli.main import main
 from soberano.core.errors import InputError
-from soberano.server.app import serve
+from soberano.core.progress import silent
+from soberano.server.app import _warm_up, serve
+from soberano.server.engine import Engine
 from tests.server.fake import FakeModel
 from tests.tiny import write_tiny_llama
 
@@ -78,6 +82,89 @@ def test_a_signal_while_the_model_loads_ends_the_load():
     assert (server.returncode, errors) == (0, "")
 
 
+SLOW = """
+import time
+from soberano.server import app
+from tests.server.fake import FakeModel
+class Slow(FakeModel):
+    def start(self, prompt, options):
+        made = super().start(prompt, options)
+        made.step = lambda: time.sleep(0.05) or []
+        return made
+app.serve(Slow(), port=0, progress=lambda *told: print(*told, flush=True))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
+def test_a_signal_while_the_model_warms_up_ends_that():
+    with process(program=SLOW) as server:
+        assert server.stdout.readline().startswith("warm up"), server.stderr.read()
+        server.send_signal(signal.SIGINT)
+        out, errors = server.communicate(timeout=20)
+    assert (server.returncode, errors) == (0, "") and "Serving" not in out
+
+
+def test_the_model_is_warm_before_the_display_ends_and_the_address_comes(capsys: pytest.CaptureFixture[str]):
+    model, told = FakeModel(), []
+
+    class Ready(Exception):
+        pass
+
+    def ready() -> None:
+        told.append(
+            [(len(p), g.options.temperature, g.closed) for p, g in zip(model.prompts, model.generations, strict=True)]
+        )
+        raise Ready
+
+    with pytest.raises(Ready):
+        serve(model, port=0, on_ready=ready)
+    assert told == [[(80, 0.8, True), (1, 0.0, True)]] and model.pages == 4
+    assert capsys.readouterr().out == "", "the address comes last"
+
+
+def test_a_context_of_few_tokens_is_warmed_up_too():
+    model = FakeModel(context=3)
+    _warm_up(model, silent)
+    assert [len(prompt) for prompt in model.prompts] == [1, 1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no terminals of this kind")
+def test_on_a_terminal_the_address_is_the_last_that_is_drawn_until_stopped(tmp_path: Path):
+    """A real terminal for both outputs: bars may come before the address, nothing after it, and the cursor shows."""
+    import pty
+
+    write_tiny_llama(tmp_path / "tiny.gguf")
+    command = [sys.executable, "-m", "soberano", "serve", str(tmp_path / "tiny.gguf"), "--port", "0"]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs) as server:
+        os.close(theirs)
+        try:
+            seen, deadline = _drawn(ours, b"Ctrl-C stops.", 60.0)
+            assert deadline, seen
+            later, _ = _drawn(ours, b"never", 0.7)
+            server.send_signal(signal.SIGINT)
+            last, _ = _drawn(ours, b"stopped", 20.0)
+        finally:
+            server.kill()
+            os.close(ours)
+    assert seen.rfind(b"\x1b[?25h") >= seen.rfind(b"\x1b[?25l"), "the cursor is shown again"
+    assert later.strip() == b"" and last.split() == [b"stopped"]
+
+
+def _drawn(terminal: int, until: bytes, seconds: float) -> tuple[bytes, bool]:
+    """What a terminal shows until these bytes have come, and whether they have."""
+    import select
+
+    seen, end = b"", time.monotonic() + seconds
+    while until not in seen and (left := end - time.monotonic()) > 0:
+        if select.select([terminal], [], [], left)[0]:
+            try:
+                seen += os.read(terminal, 65536)
+            except OSError:  # the other side has ended
+                break
+    return seen, until in seen
+
+
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line that `soberano serve ARGUMENTS` ends with, and status 2, as every refused command does."""
     assert main(["serve", *arguments]) == 2
@@ -93,7 +180,8 @@ def test_a_port_that_is_taken_is_one_clear_line(tmp_path: Path, capsys: pytest.C
         other.listen()
         port = other.getsockname()[1]
         said = refused(capsys, str(tmp_path / "tiny.gguf"), "--port", str(port))
-    assert f"127.0.0.1 port {port}" in said and "--port" in said
+    assert f"cannot listen on 127.0.0.1 port {port}: the address is already in use; choose another with --port" in said
+    assert "make demo PORT=" in said and said.count("127.0.0.1") == 1 and "(" not in said
 
 
 @pytest.mark.parametrize("host", ["..", "x" * 70 + ".example", "256.0.0.1.2"])
@@ -122,3 +210,26 @@ def test_a_name_from_a_file_cannot_drive_the_terminal():
         line = server.stdout.readline()
         server.terminate()
     assert "Serving x\ufffd[2J at http" in line and "\x1b" not in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [(["stored"], "stored"), (["{path}"], "a file"), (["{path}", "--name", "mine"], "mine"), (["--demo"], "smollm2")],
+)
+def test_clients_know_the_model_as_what_was_typed(
+    arguments: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "a file.gguf"
+    write_tiny_llama(path)
+    monkeypatch.setattr("soberano.registry.store.resolve", lambda model: path)
+    monkeypatch.setattr("soberano.server.app.load", lambda path, **options: FakeModel())
+
+    async def at_once(engine: Engine, *_: object) -> None:
+        engine.start()
+        engine.loaded.result(10)
+        print("known as", engine.name)
+
+    monkeypatch.setattr("soberano.server.app._until_told", at_once)
+    assert main(["serve", *(one.format(path=path) for one in arguments), "--port", "0"]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"known as {name}\n" and said.err == "stopped\n"
