@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if unknown:
             where = f"soberano {args.command}" + (f" {args.kind}" if "kind" in args else "")
             said = printable(" ".join(unknown), lines=False)
-            return _refuse(f"unrecognized arguments: {said}; see `{where} --help`")
+            return _refuse(f"unrecognised arguments: {said}; see `{where} --help`")
         status = args.run(args)
         sys.stdout.flush()
         return status

@@ -50,7 +50,7 @@ def test_help_answers_without_heavy_modules():
         (["run", "m", "p", "--nonsense"], "see `soberano run --help`"),
         (["bench", "llm", "m", "--nonsense"], "see `soberano bench llm --help`"),
         (["run", "/dev/null", "p"], "is a device or a pipe"),
-        (["run", "m", "p", "\x1b[2J"], "unrecognized arguments: \ufffd[2J"),
+        (["run", "m", "p", "\x1b[2J"], "unrecognised arguments: \ufffd[2J"),
         (["run", "m", "\udcff"], "prompt is not utf-8 text"),
         (["verify", "m", "--tokens", "0"], "'0' is no whole number from 1"),
         (["bench", "llm", "m", "--repeat", "0"], "--repeat"),
