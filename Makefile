@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 CXX_FILES := $(wildcard soberano/*/*.cc soberano/*/*.h)
 PORT ?= 8080
+NO_PIP := echo "pip could not install (its reason is above): setting up needs the package index once; with a mirror, set PIP_INDEX_URL, and run make again"; exit 1
 
 .PHONY: help setup demo test check fix docs evidence bench clean
 
@@ -21,18 +22,19 @@ $(BIN)/python:
 
 $(VENV)/.base: pyproject.toml | $(BIN)/python
 	@echo "installing into $(VENV): a minute or two, once"
-	@$(BIN)/python -m pip install --quiet --editable .
+	@$(BIN)/python -m pip install --quiet --editable . || { $(NO_PIP); }
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	@echo "installing into $(VENV): a minute or two, once"
-	@$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@$(BIN)/python -m pip install --quiet --editable '.[test]' || { $(NO_PIP); }
 	@touch $(VENV)/.base $@
 
 setup: $(VENV)/.test
 
 demo: $(VENV)/.base
 	$(BIN)/soberano pull smollm2
+	@echo "soberano is in $(BIN); to type it alone: . $(BIN)/activate"
 	$(BIN)/soberano serve smollm2 --demo --port $(PORT)
 
 test: setup

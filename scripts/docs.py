@@ -1,4 +1,4 @@
-"""Write what can be read off the code: docs/reference.md, and the blocks of README.md between `generated` marks.
+"""Write what can be read off the code: docs/reference.md, docs/files.md, and the generated blocks of README.md.
 
 `make docs` runs it; tests/test_docs.py fails when what is on disk is not what it would write.
 """
@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 PACKAGE = ROOT / "soberano"
 REFERENCE = ROOT / "docs" / "reference.md"
+FILES = ROOT / "docs" / "files.md"
 README = ROOT / "README.md"
 LONGEST_ABOUT = 100
 SILENT = {".html": "The page before any script has run", ".svg": "The icon"}  # for a file that says nothing itself
@@ -170,9 +171,6 @@ def reference() -> str:
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
-# The blocks of the README.
-
-
 def tree() -> str:
     """Every file of the package with what it is for."""
     lines = []
@@ -200,10 +198,22 @@ def _about(path: Path) -> str:
             r"\A\s*(?:<!doctype html>\s*)?(?://+|/\*+!?|<!--)\s*(.+?)\s*(?:\*/|-->|\n)", text, re.IGNORECASE
         )
         said = found.group(1) if found else SILENT.get(path.suffix, "")
+    said = said.partition(". ")[0]
     if len(said) > LONGEST_ABOUT:  # leave out clauses from the end rather than break one
         ends = [m.start() for m in re.finditer(r"[.:;,] ", said) if 30 < m.start() < LONGEST_ABOUT]
         said = said[: ends[-1]] if ends else said[:LONGEST_ABOUT].rpartition(" ")[0]
     return said.rstrip(".")
+
+
+def files() -> str:
+    """The text of docs/files.md."""
+    return (
+        "# The files\n\nLayers, from the roof to the ground; a package imports only what is below it.\n"
+        f"Read off the code by `make docs`; a test keeps it fresh.\n\n{tree()}"
+    )
+
+
+# The blocks of the README.
 
 
 def benchmarks() -> str:
@@ -239,7 +249,7 @@ def benchmarks() -> str:
     return table(head, cells)
 
 
-BLOCKS = {"tree": tree, "benchmarks": benchmarks}
+BLOCKS = {"benchmarks": benchmarks}
 
 
 def readme(text: str) -> str:
@@ -249,7 +259,8 @@ def readme(text: str) -> str:
 
 def main() -> None:
     """Write what has changed, and say so."""
-    for path, new in ((REFERENCE, reference()), (README, readme(README.read_text(encoding="utf-8")))):
+    text = readme(README.read_text(encoding="utf-8"))
+    for path, new in ((REFERENCE, reference()), (FILES, files()), (README, text)):
         if not path.exists() or path.read_text(encoding="utf-8") != new:
             path.write_text(new, encoding="utf-8")
             print(f"wrote {path.relative_to(ROOT)}")

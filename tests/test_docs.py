@@ -1,5 +1,6 @@
 """The documentation cannot fall behind: what is generated is fresh, what exists is named, links lead somewhere."""
 
+import ast
 import contextlib
 import inspect
 import io
@@ -24,13 +25,17 @@ def reference() -> str:
 
 
 def test_the_reference_is_fresh(reference: str):
-    assert docs.reference() == reference, "run: make docs"
+    assert docs.reference() == reference, "docs/reference.md is behind the code; run: make docs"
+
+
+def test_the_list_of_files_is_fresh():
+    assert docs.files() == docs.FILES.read_text(encoding="utf-8"), "docs/files.md is behind the code; run: make docs"
 
 
 def test_the_readmes_generated_blocks_are_fresh():
     text = docs.README.read_text(encoding="utf-8")
     assert {name for _, name, _ in docs.BLOCK.findall(text)} == set(docs.BLOCKS)
-    assert docs.readme(text) == text, "run: make docs"
+    assert docs.readme(text) == text, "README.md is behind the code; run: make docs"
 
 
 def test_the_tree_has_words_for_every_file():
@@ -43,9 +48,23 @@ def test_the_tree_takes_the_docstring_not_the_comment_above_it(tmp_path: Path):
     assert docs._about(tmp_path / "a.py") == "Say what it is for"
 
 
+def test_the_tree_takes_one_sentence(tmp_path: Path):
+    (tmp_path / "a.py").write_text('"""Say what it is for. Then say more of it.\n"""\n')
+    assert docs._about(tmp_path / "a.py") == "Say what it is for"
+
+
+def test_python_in_the_readme_bounds_every_answer_and_parses():
+    blocks = re.findall(r"```python\n(.*?)```", docs.README.read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        calls = [n for n in ast.walk(ast.parse(block)) if isinstance(n, ast.Call)]
+        made = [c for c in calls if getattr(c.func, "attr", "") in ("generate", "create")]
+        assert made and all("max_tokens" in {k.arg for k in c.keywords} for c in made), block
+
+
 def test_every_name_is_in_the_reference(reference: str):
     kinds = [n for n, c in vars(errors).items() if inspect.isclass(c) and c.__module__ == errors.__name__]
-    assert [n for n in kinds if f"`{n}`" not in reference] == []
+    assert [n for n in kinds if f"`{n}`" not in reference] == [], "run: make docs"
     assert [n for n, _, _ in variables() if f"`{n}`" not in reference] == []
     assert [f.name for f in all_formats() if f"`{f.name}`" not in reference] == []
     assert [op for op in docs.all_ops() if f"{op.__module__.rpartition('.')[2]}.{op.__name__}]" not in reference] == []

@@ -80,7 +80,10 @@ def signature(name: str) -> str:
 
 def test_public_api_is_the_agreed_one():
     """A change of the public names is a decision: write it down with `python -m tests.test_import`."""
-    assert "\n".join(map(signature, soberano.__all__)) + "\n" == GOLDEN.read_text()
+    found = "\n".join(map(signature, soberano.__all__)) + "\n"
+    assert found == GOLDEN.read_text(), (
+        "the public names changed; if that is meant: python -m tests.test_import, make docs"
+    )
 
 
 if __name__ == "__main__":
