@@ -11,13 +11,14 @@ import socket
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from soberano.core.errors import InputError
+from soberano.core.errors import InputError, SoberanoError
 from soberano.core.printable import printable
 from soberano.core.progress import Progress, silent
 from soberano.models.model import Model, load
@@ -239,15 +240,18 @@ def _warm_up(model: Model, progress: Progress) -> None:
     A prompt of 80 tokens is a chunk of 64 and one of 16: the template of many a model takes more than 16 by itself.
     """
     asked = [(80, Options(max_tokens=2, ignore_eos=True)), (1, Options(max_tokens=1, temperature=0, ignore_eos=True))]
-    for tokens, options in asked:
+    for done, (tokens, options) in enumerate(asked):
         generation = model.start([0] * max(1, min(tokens, model.context - 2)), options)
         try:
             while not generation.done:
-                progress("warm up", 0, None, "tokens")
+                progress("warm up", done, len(asked), "answers")
                 generation.step()
         finally:
             generation.close()
-    progress("warm up", 1, 1, "tokens")
+        progress("warm up", done + 1, len(asked), "answers")
+    if model.chat is not None:
+        with suppress(SoberanoError):  # a template that fails is told to who chats; completions need none
+            model.chat_tokens([{"role": "user", "content": "hi"}])  # starts the process that renders it
 
 
 def _stem(path: str | Path) -> str:

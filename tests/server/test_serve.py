@@ -122,6 +122,18 @@ def test_the_model_is_warm_before_the_display_ends_and_the_address_comes(capsys:
     assert capsys.readouterr().out == "", "the address comes last"
 
 
+def test_a_template_that_fails_keeps_no_model_from_being_served():
+    model, asked = FakeModel(), []
+
+    def fail(messages: list[dict]) -> list[int]:
+        asked.append(messages)
+        raise InputError("this template is broken")
+
+    model.chat_tokens = fail
+    _warm_up(model, silent)
+    assert len(asked) == 1 and model.pages == 4
+
+
 def test_a_context_of_few_tokens_is_warmed_up_too():
     model = FakeModel(context=3)
     _warm_up(model, silent)
