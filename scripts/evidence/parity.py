@@ -4,9 +4,9 @@ continuations.
     make evidence TOPIC=parity                 without a peer: what needs none
     PEER_PYTHON=/path/to/python make evidence TOPIC=parity      with llama-cpp-python installed there
 
-The rule (mean over tokens, through prefill and through decode): KL to float32 at most 1e-5 for float32 arithmetic; the
-best token is llama.cpp's on 95 % or more; where it is not, the 99th percentile of the gap between the two logits is at
-most 0.3.
+The rule (mean over tokens, through prefill and through decode): KL to float32 at most 1e-5, or 1e-3 where prompts go
+through the matrix unit in bfloat16; the best token is llama.cpp's on 95 % or more; where it is not, the 99th percentile
+of the gap between the two logits is at most 0.3. llama.cpp's own distance from float32 is printed beside it.
 """
 
 import os
@@ -67,7 +67,8 @@ def main() -> int:
                 ours = reference if (backend, single) == ("xla", False) else run(model, sequences, single)
                 label = f"{backend} {'decode' if single else 'prefill'}"
                 if backend != "xla":
-                    good &= show(label, d := distance(reference, ours), d.kl_mean <= 1e-5)
+                    limit = 1e-3 if model.plan.isa == "amx" and not single else 1e-5
+                    good &= show(label, d := distance(reference, ours), d.kl_mean <= limit)
                 if theirs:
                     d = distance(theirs, ours)
                     good &= show(f"{label} against llama.cpp", d, d.agreement >= 0.95 and d.gap_p99 <= 0.3)
