@@ -162,7 +162,7 @@ def test_an_op_outside_the_shared_names_is_caught(toy_home: Home) -> None:
 
 
 def test_without_the_entry_point_there_is_no_toy() -> None:
-    with pytest.raises(InputError, match="no backend is called 'toy'; there are cupy, jax, numpy"):
+    with pytest.raises(InputError, match="no backend is called 'toy'; there are auto, cpu, cuda, xla, numpy"):
         homes.home("toy")
     with pytest.raises(TypeError, match="no array, only ToyArray"):
         homes.home_of(toy.toy(draw(2)))
