@@ -11,6 +11,8 @@ extern "C" const char* soberano_isa() {
   return "avx512";
 #elif SOBERANO_AVX2
   return "avx2";
+#elif SOBERANO_NEON
+  return "neon";
 #else
   return "portable";
 #endif

@@ -26,12 +26,15 @@ from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
 
 PACKAGE = Path(__file__).resolve().parent.parent
+X86, ARM64 = ("x86_64", "amd64"), ("aarch64", "arm64")  # as platform.machine() spells them
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
-X86_FLAGS = {
+ISA_FLAGS = {
     "amx": (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
     "avx512": _AVX512,
     "avx2": _AVX2,
+    "neon": ("-march=armv8-a",),  # what every arm64 processor has; `auto` takes dot products too, where they are
+    "portable": ("-DSOBERANO_PORTABLE",),
 }
 # No -ffast-math and no silent contraction: backends/simd.h promises the same bits on every path.
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-pthread", "-w")
@@ -72,25 +75,28 @@ def _compiler() -> str:
     return found
 
 
-def _target_flags() -> tuple[str, ...]:
-    isa = settings().isa
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
+def target_flags() -> tuple[str, ...]:
+    """What SOBERANO_ISA asks of the compiler. Raises Unsupported for what this processor does not have."""
+    isa, machine = settings().isa, platform.machine().lower()
     if isa == "auto":
-        return ("-march=native",) if x86 else ("-mcpu=native",)
+        return ("-march=native",) if machine in X86 else ("-mcpu=native",)
     if isa == "portable":
-        return ()
-    if not x86:
+        return ISA_FLAGS[isa]
+    wanted, machines = ("arm64", ARM64) if isa == "neon" else ("x86-64", X86)
+    if machine not in machines:
         raise Unsupported(
-            f"SOBERANO_ISA={isa} is for x86-64, but this is {platform.machine()}; unset it or use portable"
+            f"SOBERANO_ISA={isa} is for {wanted}, but this is {platform.machine()}; unset it or use portable"
         )
-    needed = {flag[2:].replace("-", "") for flag in X86_FLAGS[isa]}
+    if isa == "neon":
+        return ISA_FLAGS[isa]
+    needed = {flag[2:].replace("-", "") for flag in ISA_FLAGS[isa]}
     present = {name.replace("_", "") for name in cpu_flags()}
     if present and not needed <= present:
         lacks = ", ".join(sorted(needed - present))
         raise Unsupported(
             f"SOBERANO_ISA={isa} needs {lacks}, which this processor does not have; unset it or use portable"
         )
-    return X86_FLAGS[isa]
+    return ISA_FLAGS[isa]
 
 
 def _key(compiler: str, flags: tuple[str, ...]) -> str:
@@ -146,7 +152,7 @@ def build(progress: Progress = silent) -> Path:
 
     Raises Unsupported with the reason and the cure when there is no compiler, or it fails.
     """
-    compiler, flags = _compiler(), (*FLAGS, *_target_flags())
+    compiler, flags = _compiler(), (*FLAGS, *target_flags())
     target = settings().cache_dir() / "native" / _key(compiler, flags) / "soberano-kernels.so"
     if not target.exists():
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -190,7 +196,7 @@ def library(progress: Progress = silent) -> ctypes.CDLL:
 
 
 def isa() -> str:
-    """The instruction set that the library was compiled for: amx, avx512, avx2 or portable."""
+    """The instruction set that the library was compiled for: amx, avx512, avx2, neon or portable."""
     return library().soberano_isa().decode()
 
 

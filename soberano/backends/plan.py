@@ -24,7 +24,7 @@ class Plan:
     home: str  # numpy, jax, cupy, or an entry point
     platform: str = "cpu"  # cpu, gpu, tpu
     native: bool = False  # our C++ kernels serve the ops that have one
-    isa: str = "none"  # the instruction set of those kernels: amx, avx512, avx2, portable
+    isa: str = "none"  # the instruction set of those kernels: amx, avx512, avx2, neon, portable
     threads: int = 1  # their threads
     role: Role = "token"  # of the tokens in this program: the arithmetic may follow it
     weights: Weights = "dense"  # tiles for kernels, dense float32, or blocks as in the file

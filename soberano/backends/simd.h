@@ -1,17 +1,21 @@
-// Sixteen lanes, written once: float and int32 vectors over AVX-512, AVX2 or plain C++, chosen by the compiler's
+// Sixteen lanes, written once: float and int32 vectors over AVX-512, AVX2, NEON or plain C++, chosen by the compiler's
 // target. A header for each says how; here is what they share.
 //
 // Promise: every function gives the same bits on every path. Integer sums are exact; float sums run in the one order
 // written here; a multiply-add is fused only where it says fma. Build with -ffp-contract=off, or the promise is void.
+// One thing is the processor's: which of the many NaNs the result of an invalid operation is.
 #pragma once
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
+#if defined(SOBERANO_PORTABLE)  // asked for, whatever the target has
+#elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
 #define SOBERANO_AVX512 1
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define SOBERANO_AVX2 1
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+#define SOBERANO_NEON 1
 #endif
 
 namespace soberano {
@@ -58,6 +62,8 @@ inline uint16_t f32_to_f16(float x) {  // round to nearest, ties to even
 #elif SOBERANO_AVX2
 #include "soberano/backends/simd_avx2.h"
 #include "soberano/backends/simd_fold_x86.h"
+#elif SOBERANO_NEON
+#include "soberano/backends/simd_neon.h"
 #else
 #include "soberano/backends/simd_portable.h"
 #endif

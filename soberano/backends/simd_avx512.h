@@ -1,5 +1,4 @@
-// Sixteen lanes in one AVX-512 register, with the dot product of VNNI. Included by simd.h, which promises what holds
-// here.
+// Sixteen lanes in one AVX-512 register, with the dot product of VNNI. Included by simd.h, whose promise holds here.
 #pragma once
 #include <immintrin.h>
 

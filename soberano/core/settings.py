@@ -25,8 +25,8 @@ class Settings:
     isa: str = field(
         default="auto",
         metadata={
-            "help": "instruction set of the native kernels: auto, amx, avx512, avx2 or portable",
-            "of": "auto amx avx512 avx2 portable",
+            "help": "instruction set of the native kernels: auto, amx, avx512, avx2, neon or portable",
+            "of": "auto amx avx512 avx2 neon portable",
         },
     )
     threads: int = field(default=0, metadata={"help": "threads of the native kernels; 0 means one per available core"})

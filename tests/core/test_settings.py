@@ -38,6 +38,12 @@ def test_a_value_is_taken_or_refused_with_its_name(text: str):
             assert isinstance(default, bool) <= (text in "01")
 
 
+def test_a_value_of_a_list_is_taken_and_another_is_told_the_list():
+    assert read({"SOBERANO_ISA": "neon"}).isa == "neon"
+    with pytest.raises(InputError, match="'sse' is none of auto, amx, avx512, avx2, neon, portable"):
+        read({"SOBERANO_ISA": "sse"})
+
+
 def int_of(text: str) -> int | None:
     return int(text) if text.isdecimal() else None
 
