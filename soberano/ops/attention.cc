@@ -268,6 +268,19 @@ const char* wrong(const Shape& n, int64_t layers, int64_t count, int32_t layer, 
 }  // namespace
 }  // namespace soberano
 
+// For arrays without XLA: k and v are the pages of one layer, and indices are not checked.
+extern "C" void soberano_attention(const float* q, const uint16_t* k, const uint16_t* v, const int32_t* positions,
+                                   const int32_t* table, float* out, int64_t B, int64_t T, int64_t H, int64_t K,
+                                   int64_t E, int64_t page, int64_t pages, float scale) {
+  soberano::attention(q, k, v, positions, table, out, {B, T, H, K, E, page, pages}, scale);
+}
+
+extern "C" void soberano_write_kv(uint16_t* k_pages, uint16_t* v_pages, const float* k, const float* v,
+                                  const int32_t* positions, const int32_t* table, int64_t B, int64_t T, int64_t K,
+                                  int64_t E, int64_t page, int64_t pages) {
+  soberano::write(k_pages, v_pages, k, v, positions, table, {B, T, K, K, E, page, pages});
+}
+
 using F32 = ffi::Buffer<ffi::F32>;
 using F16 = ffi::Buffer<ffi::F16>;
 using S32 = ffi::Buffer<ffi::S32>;

@@ -19,6 +19,10 @@ static void rms_norm_row(const float* x, const float* weight, float* y, int64_t 
   for (; i < D; i++) y[i] = x[i] * inverse * weight[i];
 }
 
+extern "C" void soberano_rms_norm(const float* x, const float* weight, float* y, int64_t R, int64_t D, float eps) {
+  for (int64_t r = 0; r < R; r++) rms_norm_row(x + r * D, weight, y + r * D, D, eps);
+}
+
 static ffi::Error rms_norm(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> weight, ffi::ResultBuffer<ffi::F32> y,
                            float eps) {
   const int64_t D = x.dimensions().back(), rows = D ? int64_t(x.element_count()) / D : 0;
