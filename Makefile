@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 BIN := $(VENV)/bin
 JOBS ?= 2
-CXX_FILES := $(wildcard soberano/*/*.cc soberano/*/*.h)
+CXX_FILES := $(wildcard soberano/*/*.cc soberano/*/*.h tests/*/*.cc)
 PORT ?= 8080
 NO_PIP := echo "pip could not install (its reason is above): setting up needs the package index once; with a mirror, set PIP_INDEX_URL, and run make again"; exit 1
 
