@@ -1,29 +1,40 @@
 // The product for prompts: bfloat16 weights and activations, float32 sums, in the matrix unit (AMX).
 //
-// A prompt multiplies every weight by hundreds of tokens, so it is worth decoding 32 rows of a weight to bfloat16 once
-// and giving them to a unit that does 8192 multiply-adds at a time. Sums run over all inputs inside the unit in one
-// order, so a token's result does not depend on the others; but it is not the result of linear.cc's integers, and
-// soberano.backends.plan says which of the two a token gets: by its role, never by the size of the batch.
+// A prompt multiplies every weight by hundreds of tokens, so it is worth decoding two panels (32 rows) of a weight to
+// bfloat16 once and giving them to a unit that does 8192 multiply-adds at a time. Sums run over all inputs inside the
+// unit in one order, so a token's result does not depend on the others; but it is not the result of linear_int.h's
+// integers, and soberano.backends.plan says which of the two a token gets: by its role, never by the size of the batch.
+//
+// The unit is faster than its memory: what it reads has to come from the second-level cache. So tokens lie in the order
+// in which they are read, and wide inputs are walked in chunks of columns, each for several panels before the next.
 #pragma once
 #include "soberano/backends/amx.h"
 #if SOBERANO_AMX
 #include <algorithm>
-#include <memory>
+#include <vector>
 
 #include "soberano/backends/pool.h"
-#include "soberano/quant/tiles.h"
+#include "soberano/backends/scratch.h"
+#include "soberano/ops/linear_weight.h"
 
 namespace soberano {
 
+// Columns of a chunk: two decoded panels of them stay in the first-level cache.
+inline int64_t chunk_of(int64_t inputs) { return inputs <= 640 ? inputs : 512; }
+
+// Tokens x columns / 32 that the second-level cache holds beside the panels: then a panel may walk all chunks alone.
+constexpr int64_t kNear = 16 * 1536;
+
+// Two registers of sixteen floats to bfloat16, taking turns: first[0], second[0], first[1], ...
 inline __m512i to_bf16_pairs(__m512 first, __m512 second) {
   const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
                                               6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   return _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(second, first));
 }
 
-// Decode a panel of 16 rows to the matrix unit's order: out[group of 32 columns][pair of columns][row][2] bfloat16.
-template <class Tile> void decode_panel(const Tile* tiles, int64_t blocks, uint16_t* out) {
-  for (int64_t b = 0; b < blocks; b++) {
+// Decode tiles of a panel of 16 rows to the unit's order: out[group of 32 columns][pair of columns][row][2] bfloat16.
+template <class Tile> void decode_tiles(const Tile* tiles, int64_t count, uint16_t* out) {
+  for (int64_t b = 0; b < count; b++) {
     const Tile& w = tiles[b];
     const f32x16 d = load_f16(w.d);
     f32x16 m = set1(0.0f);
@@ -48,61 +59,153 @@ template <class Tile> void decode_panel(const Tile* tiles, int64_t blocks, uint1
   }
 }
 
-// Tokens as the unit reads them: (T rounded up to 32, I) bfloat16; rows that are not there are zero.
-struct Bf16Tokens {
-  Bf16Tokens(const float* x, int64_t T, int64_t I) : padded((T + 31) / 32 * 32), data(new uint16_t[padded * I]) {
-    Pool::instance().parallel(int(padded / 32), [&](int block) {
-      for (int64_t t = block * 32; t < block * 32 + 32; t++) {
-        uint16_t* row = data.get() + t * I;
-        if (t >= T) std::fill(row, row + I, 0);
-        for (int64_t i = 0; i < I && t < T; i += 32)
-          _mm512_storeu_si512(row + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + t * I + i + 16),
-                                                                    _mm512_loadu_ps(x + t * I + i)));
-      }
+// Columns [first, first + count) of panel p.
+inline void decode_panel(const Weight& w, int64_t p, int64_t first, int64_t count, uint16_t* out) {
+  with_tile(w.kind, [&](auto tile) {
+    using Tile = decltype(tile);
+    decode_tiles((const Tile*)w.panel(p) + first / Tile::columns, count / Tile::columns, out);
+  });
+}
+
+// Tokens as the unit reads them: for every 32 tokens and 32 columns two tiles of (16 tokens, 32 columns) bfloat16.
+// Tokens that are not there are zero.
+class Bf16Tokens {
+ public:
+  void resize(int64_t tokens, int64_t columns) {
+    T = tokens, inputs = columns, blocks = (tokens + 31) / 32;
+    data_ = memory_.room(blocks * 32 * columns);
+  }
+
+  void convert(const float* x, int64_t tokens, int64_t columns) {
+    resize(tokens, columns);
+    Pool::instance().parallel(int(blocks), [&](int block) {
+      for (int64_t t = block * 32; t < block * 32 + 32; t++)
+        for (int64_t i = 0; i < inputs; i += 32) {
+          const float* from = x + t * inputs + i;
+          const __m512i pair = t < T ? (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + 16), _mm512_loadu_ps(from))
+                                     : _mm512_setzero_si512();
+          _mm512_storeu_si512(row(t, i), pair);
+        }
     });
   }
-  int64_t padded;
-  std::unique_ptr<uint16_t[]> data;
+
+  // The 32 columns from i, a multiple of 32, of token t.
+  uint16_t* row(int64_t t, int64_t i) const { return tiles(t / 32, i / 32) + t % 32 * 32; }
+
+  // The two tiles of 32 tokens and 32 columns; those of the next 32 columns follow.
+  uint16_t* tiles(int64_t block, int64_t group) const { return data_ + (block * inputs + group * 32) * 32; }
+
+  int64_t T = 0, inputs = 0, blocks = 0;
+
+ private:
+  Scratch<uint16_t> memory_;
+  uint16_t* data_ = nullptr;
 };
 
-// Two panels (32 outputs from `first`) for all tokens. `weights` has room for both, decoded.
-template <class Tile>
-void panels_bf16(const Tile* tiles, int64_t blocks, const Bf16Tokens& x, int64_t I, float* y, int64_t T,
-                 int64_t outputs, int64_t first, uint16_t* weights) {
-  const int64_t panel = I * 16, groups = I / 32;
-  const bool second = first + 16 < outputs;
-  decode_panel(tiles, blocks, weights);
-  if (second) decode_panel(tiles + blocks, blocks, weights + panel);
-  for (int64_t t = 0; t < T; t += 32) {
-    const uint16_t* rows = x.data.get() + t * I;
+// The sums of 32 tokens and two panels: tile 2 * panel + token / 16 holds 16 tokens x 16 outputs.
+struct Bf16Sums {
+  alignas(64) float tile[4][16][16];
+
+  static void zero() {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int64_t g = 0; g < groups; g++) {
-      _tile_loadd(4, rows + g * 32, I * 2);
-      _tile_loadd(6, weights + g * 512, 64);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_loadd(5, rows + 16 * I + g * 32, I * 2);
-      _tile_dpbf16ps(1, 5, 6);
-      if (second) {
-        _tile_loadd(7, weights + panel + g * 512, 64);
-        _tile_dpbf16ps(2, 4, 7);
-        _tile_dpbf16ps(3, 5, 7);
+  }
+  void store() {
+    _tile_stored(0, tile[0], 64);
+    _tile_stored(1, tile[1], 64);
+    _tile_stored(2, tile[2], 64);
+    _tile_stored(3, tile[3], 64);
+  }
+  void load() const {
+    _tile_loadd(0, tile[0], 64);
+    _tile_loadd(1, tile[1], 64);
+    _tile_loadd(2, tile[2], 64);
+    _tile_loadd(3, tile[3], 64);
+  }
+};
+
+// Add to tiles 0 to 3 the products of 32 tokens with two panels over `groups` x 32 columns.
+inline void multiply(const uint16_t* tokens, const uint16_t* first, const uint16_t* second, int64_t groups) {
+  for (int64_t g = 0; g < groups; g++, tokens += 1024, first += 512, second += 512) {
+    _tile_stream_loadd(4, tokens, 64);
+    _tile_loadd(6, first, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_stream_loadd(5, tokens + 512, 64);
+    _tile_dpbf16ps(1, 5, 6);
+    _tile_loadd(7, second, 64);
+    _tile_dpbf16ps(2, 4, 7);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+}
+
+// Two panels that are multiplied together, of one weight or of two; the second may be missing.
+struct PanelPair {
+  const Weight* first;
+  int64_t first_panel;
+  const Weight* second;
+  int64_t second_panel;
+};
+
+// Multiply tokens by pairs of panels: finish(pair, first token) is called with the sums of 32 tokens in tiles 0 to 3.
+template <class Finish>
+void multiply_pairs(const Bf16Tokens& x, const std::vector<PanelPair>& pairs, Finish&& finish) {
+  Pool& pool = Pool::instance();
+  const int64_t count = int64_t(pairs.size()), width = chunk_of(x.inputs);
+  const int64_t each = x.blocks * x.inputs <= kNear ? 1 : std::clamp<int64_t>(count / (2 * pool.threads()), 1, 16);
+  pool.parallel(int((count + each - 1) / each), [&](int share) {
+    static thread_local Scratch<uint16_t> decoded_memory;
+    static thread_local Scratch<Bf16Sums> sums_memory;
+    uint16_t* decoded = decoded_memory.room(32 * width);
+    Bf16Sums* kept = sums_memory.room(width < x.inputs ? each * x.blocks : 0);
+    const int64_t from = share * each, to = std::min(count, from + each);
+    configure_tiles();
+    for (int64_t at = 0; at < x.inputs; at += width) {
+      const int64_t columns = std::min(width, x.inputs - at);
+      for (int64_t i = from; i < to; i++) {
+        const PanelPair& pair = pairs[i];
+        uint16_t* second = pair.second ? decoded + 16 * columns : decoded;
+        decode_panel(*pair.first, pair.first_panel, at, columns, decoded);
+        if (pair.second) decode_panel(*pair.second, pair.second_panel, at, columns, second);
+        for (int64_t block = 0; block < x.blocks; block++) {
+          Bf16Sums& sums = kept[(i - from) * x.blocks + block];
+          at ? sums.load() : Bf16Sums::zero();
+          multiply(x.tiles(block, at / 32), decoded, second, columns / 32);
+          at + columns < x.inputs ? sums.store() : finish(pair, block * 32);
+        }
       }
     }
-    alignas(64) float block[4][16][16];
-    _tile_stored(0, block[0], 64);
-    _tile_stored(1, block[1], 64);
-    _tile_stored(2, block[2], 64);
-    _tile_stored(3, block[3], 64);
-    for (int half = 0; half < (second ? 2 : 1); half++) {
-      const int64_t at = first + 16 * half, lanes = std::min<int64_t>(16, outputs - at);
-      for (int64_t n = 0; n < 32 && t + n < T; n++)
-        std::copy(block[2 * half + n / 16][n % 16], block[2 * half + n / 16][n % 16] + lanes,
-                  y + (t + n) * outputs + at);
+    _tile_release();
+  });
+}
+
+// ys[k] (T, outputs of weights[k]) = weights[k] x.
+inline void products_bf16(const std::vector<Weight>& weights, const Bf16Tokens& x, const std::vector<float*>& ys) {
+  std::vector<PanelPair> pairs;
+  for (const Weight& w : weights)
+    for (int64_t p = 0; p < w.panels(); p += 2) pairs.push_back({&w, p, p + 1 < w.panels() ? &w : nullptr, p + 1});
+  multiply_pairs(x, pairs, [&](const PanelPair& pair, int64_t t) {
+    const Weight& w = *pair.first;
+    const int64_t first = pair.first_panel * 16;
+    float* y = ys[&w - weights.data()] + t * w.outputs + first;
+    if (t + 32 <= x.T && first + 32 <= w.outputs) {
+      const int64_t stride = w.outputs * sizeof(float);
+      _tile_stored(0, y, stride);
+      _tile_stored(1, y + 16 * w.outputs, stride);
+      _tile_stored(2, y + 16, stride);
+      _tile_stored(3, y + 16 * w.outputs + 16, stride);
+      return;
     }
-  }
+    Bf16Sums sums;
+    sums.store();
+    for (int64_t n = 0; n < std::min<int64_t>(32, x.T - t); n++)
+      for (int64_t half = 0; half < 2; half++) {
+        const float* from = sums.tile[2 * half + n / 16][n % 16];
+        const int64_t lanes = std::clamp<int64_t>(w.outputs - first - 16 * half, 0, 16);
+        std::copy(from, from + lanes, y + n * w.outputs + 16 * half);
+      }
+  });
 }
 
 }  // namespace soberano

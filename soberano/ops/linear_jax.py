@@ -1,6 +1,7 @@
 """Kernels of soberano/ops/linear.py for JAX on a CPU: products with tiles. Source: linear.cc."""
 
-from functools import partial
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,45 +12,82 @@ from soberano.backends.jax_ import native_plan, with_gradient_of
 from soberano.core.errors import Unsupported
 from soberano.core.types import Array
 from soberano.ops import linear
-from soberano.quant.tensor import QTensor
+from soberano.quant.tensor import Choice, QTensor, Weight
 
 
-def product(weight: Array | QTensor, x: Array) -> Array:
-    """Round x to 15 bits per 32 columns, multiply by tiles in exact integers, add groups in one order."""
-    return products((weight,), x)[0]
-
-
-def products(weights: tuple[Array | QTensor, ...], x: Array) -> tuple[Array, ...]:
-    """As `product`, for weights that share x: it is rounded once, and the threads meet once.
+def linears(weights: tuple[Weight, ...], x: Array) -> tuple[Array, ...]:
+    """Round x to 15 bits per 32 columns once, multiply by tiles in exact integers, add groups in one order.
 
     A prompt on a processor with a matrix unit goes through it, in bfloat16 with float32 sums: see linear_bf16.h.
     """
-    plan = native_plan()
-    for weight in weights:
-        if not isinstance(weight, QTensor) or weight.form != "tiles":
-            raise Unsupported("linear.cc serves weights in tiles; this one is not")
-        if x.shape[-1] != weight.shape[1]:
-            raise Unsupported("shapes do not fit; the meaning says how")
-        if weight.index is not weights[0].index:
-            raise Unsupported("linear.cc serves weights of one layer")
-    if x.dtype != jnp.float32:
-        raise Unsupported(f"linear.cc serves float32 activations, not {x.dtype}")
+    packed = Packed.of(weights)
+    check_input(weights, x)
     results = [jax.ShapeDtypeStruct((*x.shape[:-1], weight.shape[0]), jnp.float32) for weight in weights]
     call = jax.ffi.ffi_call(native.target("soberano_linear_ffi"), results, vmap_method="sequential")
-    kinds = np.array([weight.layout.kind for weight in weights], np.int32)
-    index = jnp.int32(0) if weights[0].index is None else jnp.asarray(weights[0].index, jnp.int32)
 
-    bf16 = np.bool_(plan is not None and plan.isa == "amx" and plan.role == "prompt")
+    def kernel(*arrays: Array) -> tuple[Array, ...]:
+        return tuple(call(*arrays, **packed.attributes))
 
-    def kernel(x: Array, index: Array, *data: Array) -> tuple[Array, ...]:
-        return tuple(call(x, index, *data, kinds=kinds, bf16=bf16))
-
-    return with_gradient_of(partial(_meaning, weights), kernel)(x, index, *(weight.data for weight in weights))
+    return with_gradient_of(packed.meaning(linear.linears.meaning, weights), kernel)(x, *packed.arrays)
 
 
-def _meaning(weights: tuple[QTensor, ...], x: Array, index: Array, *data: Array) -> tuple[Array, ...]:
-    here = [
-        QTensor(d, None if w.index is None else index, w.shape, w.format, w.form)
-        for w, d in zip(weights, data, strict=True)
-    ]
-    return linear.products.meaning(tuple(here), x)
+def check_input(weights: tuple[Weight, ...], x: Array) -> None:
+    """Raise Unsupported, with the reason, unless kernels serve activations x for these weights."""
+    if x.dtype != jnp.float32:
+        raise Unsupported(f"linear.cc serves float32 activations, not {x.dtype}")
+    if any(weight.shape[-1] != x.shape[-1] for weight in weights):
+        raise Unsupported("shapes do not fit; the meaning says how")
+
+
+class Packed(NamedTuple):
+    """Weights as native kernels are given them: see soberano/ops/linear_weight.h."""
+
+    arrays: tuple[Array, ...]  # the layer, then the tables and tiles of each weight
+    attributes: dict[str, Any]
+
+    @classmethod
+    def of(cls, weights: tuple[Weight, ...]) -> "Packed":
+        """Check that kernels serve these weights; raise Unsupported, with the reason, if not."""
+        plan = native_plan()
+        members = [weight.members if isinstance(weight, Choice) else (weight,) for weight in weights]
+        for member in (m for each in members for m in each):
+            if not isinstance(member, QTensor) or member.form != "tiles":
+                raise Unsupported("linear.cc serves weights in tiles; this one is not")
+        layers = {id(index): index for index in (getattr(weight, "index", None) for weight in weights)}
+        if len(layers) > 1:
+            raise Unsupported("linear.cc serves weights of one layer")
+        (layer,) = layers.values()
+        arrays = [jnp.int32(0) if layer is None else jnp.asarray(layer, jnp.int32)]
+        for weight, stacks in zip(weights, members, strict=True):
+            arrays += [weight.tag, weight.slot] if isinstance(weight, Choice) else []
+            arrays += [stack.data for stack in stacks]
+        return cls(
+            tuple(arrays),
+            {
+                "members": np.array([len(w.members) if isinstance(w, Choice) else 0 for w in weights], np.int32),
+                "kinds": np.array([m.layout.kind for each in members for m in each], np.int32),
+                "outputs": np.array([weight.shape[0] for weight in weights], np.int64),
+                "bf16": np.bool_(plan is not None and plan.isa == "amx" and plan.role == "prompt"),
+            },
+        )
+
+    def meaning(self, meaning: Callable[..., Any], weights: tuple[Weight, ...]) -> Callable[..., Any]:
+        """`meaning(weights, x)` as a function of x and `arrays`, for gradients."""
+
+        def of_arrays(x: Array, layer: Array, *arrays: Array) -> Any:
+            left, here = list(arrays), list[Weight]()
+            for weight in weights:
+                if isinstance(weight, Choice):
+                    tag, slot = left.pop(0), left.pop(0)
+                    members = tuple(_with_data(member, left.pop(0)) for member in weight.members)
+                    here.append(Choice(members, tag, slot, layer))
+                else:
+                    view = _with_data(weight, left.pop(0))
+                    here.append(view if weight.index is None else view.at(layer))
+            return meaning(tuple(here), x)
+
+        return of_arrays
+
+
+def _with_data(weight: QTensor, data: Array) -> QTensor:
+    return QTensor(data, None, weight.shape, weight.format, weight.form)

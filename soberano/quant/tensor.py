@@ -2,7 +2,7 @@
 
     QTensor   one matrix (O, I), or a stack of them with the index of the one that is meant: a view, never a slice
     Stack     the matrices of one tensor name over all layers; a file may mix types, so one stack per type and a table
-    Choice    a layer of such a mixed stack, when the layer is known only at run time
+    Choice    a layer of such a mixed stack: its format is known only when its number is
 
 All are trees, so they pass through jit; what is static in them (shape, format, layout) is part of the jit key.
 """
@@ -69,10 +69,26 @@ class QTensor:
 @node()
 @dataclass(frozen=True)
 class Choice:
-    """One weight among several of different formats; `tag` () int32 says which."""
+    """The weight of layer `index` () int32, one of several of different formats: members[tag[index]].at(slot[index]).
 
-    weights: tuple["Weight", ...]
-    tag: Array
+    A view of the stack, so that a kernel can be given the whole and look up its layer by itself.
+    """
+
+    members: tuple[Array | QTensor, ...]  # each with a stack axis
+    tag: Array  # (L,) int32
+    slot: Array  # (L,) int32
+    index: Array | int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I), as of any other weight."""
+        first = self.members[0]
+        return (first.shape[-2], first.shape[-1])
+
+    def options(self, home: Home) -> list[Array | QTensor]:
+        """What each member has at this layer's slot; the member that is meant has the weight, the others anything."""
+        slot = self.slot[self.index]
+        return [_member(home, each, home.xp.minimum(slot, _length(each) - 1)) for each in self.members]
 
 
 @node()
@@ -93,9 +109,7 @@ class Stack:
         """The weight of layer i: a view for packed members, a slice for small plain arrays."""
         if len(self.members) == 1:
             return _member(home, self.members[0], i)  # a lone stack holds every layer in order
-        slot = self.slot[i]
-        choices = tuple(_member(home, each, home.xp.minimum(slot, _length(each) - 1)) for each in self.members)
-        return Choice(choices, self.tag[i])
+        return Choice(self.members, self.tag, self.slot, i)
 
 
 Weight = Union[Array, QTensor, Choice]  # noqa: UP007 - Array is Any, which swallows a | union

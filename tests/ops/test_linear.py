@@ -12,7 +12,7 @@ from soberano.backends.base import Home
 from soberano.backends.homes import home as home_named
 from soberano.backends.plan import Plan, using
 from soberano.core.errors import ShapeError
-from soberano.ops.linear import embed, linear, linears, product
+from soberano.ops.linear import embed, linear, linears
 from soberano.quant import tiles
 from soberano.quant.blocks import BlockFormat
 from soberano.quant.tensor import Choice, QTensor
@@ -41,7 +41,7 @@ def rounded(x: np.ndarray) -> np.ndarray:
 def test_the_meaning(kind: type[BlockFormat], form: str, home: Home, rng: np.random.Generator) -> None:
     raw, x = random_blocks(kind, 37, 512, rng), rng.normal(size=(2, 3, 512)).astype(np.float32)
     dense = kind.dequantize(home_named("numpy"), raw).astype(np.float64)
-    actual = product(weight_of(kind, form, raw, home), home.asarray(x), impl="meaning")
+    actual = linear(weight_of(kind, form, raw, home), home.asarray(x), impl="meaning")
     size = float(np.abs(dense).max())
     assert_close(home.to_numpy(actual), x @ dense.T, summed=512, size=size, what=f"linear {kind.name} {form}")
 
@@ -54,7 +54,7 @@ def test_the_kernel(kind: type[BlockFormat], tokens: int, rng: np.random.Generat
     raw, x = random_blocks(kind, 150, 768, rng), rng.normal(size=(tokens, 768)).astype(np.float32)
     x[0, :32] = 0  # a group of zeros has no scale
     dense = kind.dequantize(home_named("numpy"), raw).astype(np.float64)
-    actual = product(weight_of(kind, "tiles", raw, home), home.asarray(x), impl="kernel")
+    actual = linear(weight_of(kind, "tiles", raw, home), home.asarray(x), impl="kernel")
     size = float(np.abs(dense).max())
     assert_close(home.to_numpy(actual), rounded(x) @ dense.T, summed=768, size=size, what=f"linear {kind.name}")
 
@@ -147,16 +147,40 @@ def test_embed_takes_rows(home: Home, rng: np.random.Generator) -> None:
 
 
 def test_a_choice_is_made_at_run_time(home: Home, rng: np.random.Generator) -> None:
-    raw, x = random_blocks(PACKED[0], 8, 64, rng), rng.normal(size=(1, 64)).astype(np.float32)
-    weights = (weight_of(PACKED[0], "blocks", raw, home), home.asarray(np.ones((8, 64), np.float32)))
+    x = rng.normal(size=(1, 64)).astype(np.float32)
+    stacks = [np.stack([random_blocks(kind, 8, 64, rng) for _ in range(2)]) for kind in PACKED[:2]]
+    members = tuple(
+        QTensor(home.asarray(raw), None, (8, 64), kind.name, "blocks")
+        for kind, raw in zip(PACKED, stacks, strict=False)
+    )
+    plain = home.asarray(rng.normal(size=(1, 8, 64)).astype(np.float32))
+    tag, slot = (home.asarray(np.array(a, np.int32)) for a in ([0, 1, 2, 1, 0], [0, 0, 0, 1, 1]))
 
-    def choose(tag: np.ndarray, x: np.ndarray) -> np.ndarray:
-        return linear(Choice(weights, tag), x)
+    def choose(index: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return linear(Choice((*members, plain), tag, slot, index), x)
 
-    for tag in (0, 1):
-        actual = home.compile(choose)(home.asarray(np.int32(tag)), home.asarray(x))
-        expected = home.to_numpy(linear(weights[tag], home.asarray(x)))
-        assert_close(home.to_numpy(actual), expected, summed=64, what=f"choice {tag}")
+    for index, meant in enumerate([members[0].at(0), members[1].at(0), plain[0], members[1].at(1), members[0].at(1)]):
+        actual = home.compile(choose)(home.asarray(np.int32(index)), home.asarray(x))
+        expected = home.to_numpy(linear(meant, home.asarray(x)))
+        assert_close(home.to_numpy(actual), expected, summed=64, what=f"choice {index}")
+
+
+@needs_native
+def test_the_kernel_looks_up_its_layer_in_a_mixed_stack(rng: np.random.Generator) -> None:
+    home = home_named("jax")
+    raws = [[random_blocks(kind, 40, 512, rng) for _ in range(2)] for kind in PACKED[:2]]
+    members = tuple(
+        QTensor(home.asarray(np.stack([tiles.pack(kind, raw) for raw in each])), None, (40, 512), kind.name, "tiles")
+        for kind, each in zip(PACKED, raws, strict=False)
+    )
+    tag, slot = (home.asarray(np.array(a, np.int32)) for a in ([1, 0, 1, 0], [0, 0, 1, 1]))
+    x = home.asarray(rng.normal(size=(3, 512)).astype(np.float32))
+    for index, (t, s) in enumerate([(1, 0), (0, 0), (1, 1), (0, 1)]):
+        mixed = Choice(members, tag, slot, home.asarray(np.int32(index)))
+        expected = linear(weight_of(PACKED[t], "tiles", raws[t][s], home), x)
+        np.testing.assert_array_equal(linear(mixed, x, impl="kernel"), expected)
+    with pytest.raises(Exception, match="outside of its table"):
+        linear(Choice(members, tag, slot, home.asarray(np.int32(4))), x, impl="kernel").block_until_ready()
 
 
 def test_a_wrong_width_is_named(home: Home) -> None:
