@@ -11,7 +11,7 @@ from typing import NamedTuple
 from soberano.core.types import Array
 from soberano.models.cache import Cache
 from soberano.models.layers import Metadata, each_layer, heads, last_tokens, merge, rope_factors, rope_scale, rope_width
-from soberano.ops.activation import swiglu
+from soberano.ops.feed_forward import feed_forward
 from soberano.ops.linear import embed, linear, linears
 from soberano.ops.norm import rms_norm
 from soberano.ops.rope import Rotation, rope, rotation
@@ -115,8 +115,7 @@ def block(w: Block, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[
     cache = cache.write(k, v)
     x = x + linear(w.attn_output, merge(cache.attend(q)))
     h = rms_norm(x, w.ffn_norm, eps=c.eps)
-    gate, up = linears((w.ffn_gate, w.ffn_up), h)  # (B, T, F)
-    return x + linear(w.ffn_down, swiglu(gate, up)), cache
+    return x + feed_forward(w.ffn_gate, w.ffn_up, w.ffn_down, h), cache
 
 
 def forward(m: Llama, tokens: Array, cache: Cache, c: Config, last: Array | None = None) -> tuple[Array, Cache]:
