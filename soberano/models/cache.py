@@ -15,7 +15,8 @@ from soberano.backends.tree import node
 from soberano.core.errors import CapacityError
 from soberano.core.types import Array
 from soberano.core.units import bytes_text
-from soberano.ops.attention import attention, write_kv
+from soberano.ops.attention import attend
+from soberano.ops.rope import Pairing, Rotation
 
 PAGE = 32
 """Tokens in a page: with float16 keys one cache line per row of a transposed page."""
@@ -40,14 +41,23 @@ class Cache:
         """The same cache, as layer `layer` sees it."""
         return replace(self, layer=layer)
 
-    def write(self, k: Array, v: Array) -> "Cache":
-        """Put k, v (B, T, K, E) at the positions of this step. Consumes this cache: use what it returns."""
-        new_k, new_v = write_kv(self.k, self.v, k, v, self.positions, self.table, self.layer)
-        return replace(self, k=new_k, v=new_v)
-
-    def attend(self, q: Array, *, scale: float | None = None) -> Array:
-        """Attend from q (B, T, H, E) to what each token may see -> (B, T, H, E)."""
-        return attention(q, self.k, self.v, self.positions, self.table, self.layer, scale=scale)
+    def attend(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        turn: Rotation,
+        *,
+        pairing: Pairing = "interleaved",
+        scale: float | None = None,
+    ) -> tuple[Array, "Cache"]:
+        """Turn q (B, T, H, E) and k, put k and v (B, T, K, E) at the positions of this step, attend to what each token
+        may see -> (B, T, H, E), and the cache that holds them. Consumes this one.
+        """
+        out, new_k, new_v = attend(
+            q, k, v, turn, self.k, self.v, self.positions, self.table, self.layer, pairing=pairing, scale=scale
+        )
+        return out, replace(self, k=new_k, v=new_v)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from soberano.models.layers import Metadata, each_layer, heads, last_tokens, mer
 from soberano.ops.feed_forward import feed_forward
 from soberano.ops.linear import embed, linear, linears
 from soberano.ops.norm import rms_norm
-from soberano.ops.rope import Rotation, rope, rotation
+from soberano.ops.rope import Rotation, rotation
 from soberano.quant.tensor import Stack, Weight
 
 
@@ -111,9 +111,8 @@ def block(w: Block, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[
     """Run one layer: x (B, T, D) -> (B, T, D), and the cache with the new keys and values."""
     h = rms_norm(x, w.attn_norm, eps=c.eps)
     q, k, v = (heads(y, c.head) for y in linears((w.attn_q, w.attn_k, w.attn_v), h))  # (B, T, H or K, E)
-    q, k = rope(q, turn), rope(k, turn)
-    cache = cache.write(k, v)
-    x = x + linear(w.attn_output, merge(cache.attend(q)))
+    seen, cache = cache.attend(q, k, v, turn)  # (B, T, H, E)
+    x = x + linear(w.attn_output, merge(seen))
     h = rms_norm(x, w.ffn_norm, eps=c.eps)
     return x + feed_forward(w.ffn_gate, w.ffn_up, w.ffn_down, h), cache
 

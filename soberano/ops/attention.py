@@ -3,7 +3,7 @@
 The cache of a model is two arrays of pages; page tables say which pages hold which tokens of a sequence. Keys lie
 transposed inside a page (E, page), so that 16 scores are a sum of E vectors; values lie as (page, E).
 
-    k pages (L, P, K, E, page), v pages (L, P, K, page, E), any float type
+    k pages (L, P, K, E, page), v pages (L, P, K, page, E), of a type of soberano.ops.pages; q8_0 has scales behind
     positions (B, T) int32: the place of each new token in its sequence; below 0 marks padding, which is not written
     table (B, N) int32: token s of sequence b lies in page table[b, s // page], at s % page
 """
@@ -12,6 +12,8 @@ from soberano.backends.dispatch import op
 from soberano.backends.homes import home_of
 from soberano.core.errors import ShapeError
 from soberano.core.types import Array
+from soberano.ops.pages import Place, read_keys, read_values, write_keys, write_values
+from soberano.ops.rope import Pairing, Rotation, rope
 
 
 def kernel_serves(width: int) -> bool:
@@ -23,29 +25,41 @@ def kernel_serves(width: int) -> bool:
     return width % 16 == 0 and 0 < width <= 512
 
 
-@op
-def write_kv(
-    k_pages: Array, v_pages: Array, k: Array, v: Array, positions: Array, table: Array, layer: Array | int
-) -> tuple[Array, Array]:
-    """Put new keys and values (B, T, K, E) into their pages. Consumes both page arrays: use the ones it returns."""
-    home = home_of(k)
-    xp, page, pages = home.xp, v_pages.shape[3], v_pages.shape[1]
+def check_new(k: Array, v: Array, v_pages: Array) -> None:
+    """Raise ShapeError unless these new keys and values belong into such pages."""
     if k.shape != v.shape or k.shape[2:] != (v_pages.shape[2], v_pages.shape[4]):
         raise ShapeError(
             f"write_kv: k {tuple(k.shape)} and v {tuple(v.shape)} must both be (B, T, K, E) with the (K, E) of the "
             f"cache, {(v_pages.shape[2], v_pages.shape[4])}"
         )
-    place = xp.maximum(positions, 0)
-    holds = xp.take_along_axis(table, place // page, axis=1)  # (B, T)
+
+
+def check_queries(q: Array, v_pages: Array) -> None:
+    """Raise ShapeError unless these queries can attend to such pages."""
+    (heads, width), kv_heads = q.shape[2:], v_pages.shape[2]
+    if heads % kv_heads or width != v_pages.shape[4]:
+        raise ShapeError(
+            f"attention: q {tuple(q.shape)} has {heads} heads of {width}, the cache {kv_heads} of {v_pages.shape[4]}; "
+            f"widths must be equal and query heads a multiple of key heads"
+        )
+
+
+@op
+def write_kv(
+    k_pages: Array, v_pages: Array, k: Array, v: Array, positions: Array, table: Array, layer: Array | int
+) -> tuple[Array, Array]:
+    """Put new keys and values (B, T, K, E) into their pages. Consumes both page arrays: use the ones it returns."""
+    check_new(k, v, v_pages)
+    home = home_of(k)
+    xp, page, pages = home.xp, k_pages.shape[4], k_pages.shape[1]
+    slot = xp.maximum(positions, 0)
+    holds = xp.take_along_axis(table, slot // page, axis=1)  # (B, T)
     holds = xp.where(positions < 0, pages, holds)[:, :, None]  # past the end: dropped
-    slot = (place % page)[:, :, None]
+    slot = (slot % page)[:, :, None]
     heads = xp.arange(k.shape[2], dtype=xp.int32)[None, None, :]
     at = xp.zeros_like(holds) + xp.asarray(layer, dtype=xp.int32)
-    index = xp.broadcast_arrays(at, holds, heads, slot)  # each (B, T, K)
-    v_pages = home.put(v_pages, tuple(index), v.astype(v_pages.dtype))
-    at, holds, heads, slot = (i[..., None] for i in index)
-    index = xp.broadcast_arrays(at, holds, heads, xp.arange(k.shape[3], dtype=xp.int32), slot)  # each (B, T, K, E)
-    return home.put(k_pages, tuple(index), k.astype(k_pages.dtype)), v_pages
+    place = Place(*xp.broadcast_arrays(at, holds, heads, slot))  # each (B, T, K)
+    return write_keys(home, k_pages, place, k), write_values(home, v_pages, place, v)
 
 
 @op
@@ -65,17 +79,13 @@ def attention(
     token (position below 0) gets zeros. Sums in float32. Source: arXiv:1706.03762, arXiv:2305.13245 (grouped),
     arXiv:2309.06180 (paged).
     """
+    check_queries(q, v_pages)
     home = home_of(q)
     xp, (batch, new, heads, width) = home.xp, q.shape
-    kv_heads, page = v_pages.shape[2], v_pages.shape[3]
-    if heads % kv_heads or width != v_pages.shape[4]:
-        raise ShapeError(
-            f"attention: q {tuple(q.shape)} has {heads} heads of {width}, the cache {kv_heads} of {v_pages.shape[4]}; "
-            f"widths must be equal and query heads a multiple of key heads"
-        )
+    kv_heads, page = k_pages.shape[2], k_pages.shape[4]
     span = table.shape[1] * page  # the longest sequence that the table can hold
-    keys = home.at(k_pages, layer)[table].astype(xp.float32)  # (B, N, K, E, page)
-    values = home.at(v_pages, layer)[table].astype(xp.float32)  # (B, N, K, page, E)
+    keys = read_keys(home, home.at(k_pages, layer)[table])  # (B, N, K, E, page)
+    values = read_values(home, home.at(v_pages, layer)[table])  # (B, N, K, page, E)
     keys = xp.moveaxis(keys, 1, 3).reshape(batch, kv_heads, 1, width, span)
     values = xp.moveaxis(values, 1, 2).reshape(batch, kv_heads, 1, span, width)
     queries = xp.moveaxis(q.reshape(batch, new, kv_heads, -1, width), 1, 3)  # (B, K, G, T, E)
@@ -87,3 +97,27 @@ def attention(
     total = xp.sum(weights, axis=-1, keepdims=True)
     out = (weights / xp.where(total == 0, 1.0, total)) @ values  # (B, K, G, T, E)
     return xp.moveaxis(out, 3, 1).reshape(batch, new, heads, width)
+
+
+@op
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    rotation: Rotation,
+    k_pages: Array,
+    v_pages: Array,
+    positions: Array,
+    table: Array,
+    layer: Array | int,
+    *,
+    pairing: Pairing = "interleaved",
+    scale: float | None = None,
+) -> tuple[Array, Array, Array]:
+    """Turn q and k, write k and v, attend from q -> (out (B, T, H, E), k_pages, v_pages). Consumes both page arrays.
+
+    What a layer does with its cache, in one op, so that a kernel may do it in one call.
+    """
+    q, k = rope(q, rotation, pairing=pairing), rope(k, rotation, pairing=pairing)
+    k_pages, v_pages = write_kv(k_pages, v_pages, k, v, positions, table, layer)
+    return attention(q, k_pages, v_pages, positions, table, layer, scale=scale), k_pages, v_pages

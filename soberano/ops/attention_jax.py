@@ -1,6 +1,7 @@
-"""Kernels of soberano/ops/attention.py for JAX on a CPU with a float16 cache. Source: attention.cc."""
+"""Kernels of soberano/ops/attention.py for JAX on a CPU. Source: attention.cc."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +12,31 @@ from soberano.backends.jax_ import native_plan, with_gradient_of
 from soberano.core.errors import Unsupported
 from soberano.core.types import Array
 from soberano.ops import attention as meaning
+from soberano.ops import pages
+from soberano.ops.rope import Pairing, Rotation, check_rotation
+
+_PAGES = (16, 32, 64, 128)
 
 
-def _check(k_pages: Array, v_pages: Array, *floats: Array) -> None:
-    native_plan()
-    width, page = v_pages.shape[4], v_pages.shape[3]
-    if v_pages.dtype != jnp.float16 or k_pages.dtype != jnp.float16:
-        raise Unsupported(f"attention.cc serves a float16 cache, not {v_pages.dtype}")
+def _check(k_pages: Array, v_pages: Array, *floats: Array) -> bool:
+    """Refuse what attention.cc does not serve; whether the matrix unit computes: for prompts, where there is one."""
+    plan = native_plan()
+    width, page = v_pages.shape[4], k_pages.shape[4]
+    if k_pages.dtype not in pages.TYPES.values() or v_pages.dtype != k_pages.dtype:
+        raise Unsupported(f"attention.cc serves the caches {', '.join(pages.TYPES)}, not {v_pages.dtype}")
     if any(x.dtype != jnp.float32 for x in floats):
-        raise Unsupported("attention.cc serves float32 queries, keys and values")
-    if width % 16 or width > 512 or page not in (16, 32, 64, 128):
+        raise Unsupported("attention.cc serves float32 queries, keys, values and angles")
+    if not meaning.kernel_serves(width) or page not in _PAGES:
         raise Unsupported(f"attention.cc serves heads of 16..512 by 16 and pages of 16..128, not {width} and {page}")
+    return plan is not None and plan.role == "prompt" and plan.isa == "amx" and width % 32 == 0
+
+
+def _scale(scale: float | None, q: Array) -> float:
+    return q.shape[-1] ** -0.5 if scale is None else scale
+
+
+def _like(*arrays: Array) -> tuple[jax.ShapeDtypeStruct, ...]:
+    return tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays)
 
 
 def write_kv(
@@ -29,9 +44,12 @@ def write_kv(
 ) -> tuple[Array, Array]:
     """Write in place: the results alias the arguments."""
     _check(k_pages, v_pages, k, v)
-    out = (jax.ShapeDtypeStruct(k_pages.shape, k_pages.dtype), jax.ShapeDtypeStruct(v_pages.shape, v_pages.dtype))
+    meaning.check_new(k, v, v_pages)
     call = jax.ffi.ffi_call(
-        native.target("soberano_write_kv_ffi"), out, input_output_aliases={0: 0, 1: 1}, vmap_method="sequential"
+        native.target("soberano_write_kv_ffi"),
+        _like(k_pages, v_pages),
+        input_output_aliases={0: 0, 1: 1},
+        vmap_method="sequential",
     )
     fast = with_gradient_of(meaning.write_kv.meaning, lambda *arrays: tuple(call(*arrays)))
     return fast(k_pages, v_pages, k, v, positions, table, jnp.asarray(layer, jnp.int32))
@@ -48,10 +66,49 @@ def attention(
     scale: float | None = None,
 ) -> Array:
     """Row by row in one fixed order, so that a token's result does not depend on its batch."""
-    _check(k_pages, v_pages, q)
-    call = jax.ffi.ffi_call(
-        native.target("soberano_attention_ffi"), jax.ShapeDtypeStruct(q.shape, jnp.float32), vmap_method="sequential"
+    bf16 = _check(k_pages, v_pages, q)
+    meaning.check_queries(q, v_pages)
+    call = jax.ffi.ffi_call(native.target("soberano_attention_ffi"), _like(q)[0], vmap_method="sequential")
+    scale = _scale(scale, q)
+    fast = with_gradient_of(
+        partial(meaning.attention.meaning, scale=scale), partial(call, scale=np.float32(scale), bf16=bf16)
     )
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    fast = with_gradient_of(partial(meaning.attention.meaning, scale=scale), partial(call, scale=np.float32(scale)))
     return fast(q, k_pages, v_pages, positions, table, jnp.asarray(layer, jnp.int32))
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    rotation: Rotation,
+    k_pages: Array,
+    v_pages: Array,
+    positions: Array,
+    table: Array,
+    layer: Array | int,
+    *,
+    pairing: Pairing = "interleaved",
+    scale: float | None = None,
+) -> tuple[Array, Array, Array]:
+    """One call for the three: the pages are written in place, and rows have the bits of `attention`."""
+    bf16 = _check(k_pages, v_pages, q, k, v, *rotation)
+    for x in (q, k):
+        check_rotation(x, rotation, pairing)
+    meaning.check_new(k, v, v_pages)
+    meaning.check_queries(q, v_pages)
+    scale = _scale(scale, q)
+    call = jax.ffi.ffi_call(
+        native.target("soberano_attend_ffi"),
+        _like(q, k_pages, v_pages),
+        input_output_aliases={5: 1, 6: 2},
+        vmap_method="sequential",
+    )
+
+    def kernel(*arrays: Array) -> tuple[Any, ...]:
+        return tuple(call(*arrays, scale=np.float32(scale), halves=pairing == "halves", bf16=bf16))
+
+    def composed(q: Array, k: Array, v: Array, cos: Array, sin: Array, *rest: Array) -> tuple[Array, Array, Array]:
+        return meaning.attend.meaning(q, k, v, Rotation(cos, sin), *rest, pairing=pairing, scale=scale)
+
+    fast = with_gradient_of(composed, kernel)
+    return fast(q, k, v, *rotation, k_pages, v_pages, positions, table, jnp.asarray(layer, jnp.int32))

@@ -60,15 +60,8 @@ def rotation(
     return Rotation(xp.cos(angle), xp.sin(angle))
 
 
-@op
-def rope(x: Array, rotation: Rotation, *, pairing: Pairing = "interleaved") -> Array:
-    """Turn each pair (a, b) of the first `width` numbers of a head: a cos - b sin, a sin + b cos. The rest stays.
-
-    x (B, T, H, E) floating, rotation (B, T, width / 2), or (1, T, width / 2) for all rows -> (B, T, H, E) like x. Pair
-    i is (2i, 2i + 1) when interleaved (llama in GGUF), and (i, i + width / 2) in halves (NeoX; Hugging Face's order).
-    Raises InputError, ShapeError.
-    """
-    xp = namespace(x)
+def check_rotation(x: Array, rotation: Rotation, pairing: Pairing) -> None:
+    """Raise InputError or ShapeError unless `rope` can turn x by this rotation."""
     pairs = rotation.cos.shape[-1]
     if pairing not in ("interleaved", "halves"):
         raise InputError(f"rope: pairing is {pairing!r}; pass 'interleaved' or 'halves'")
@@ -86,6 +79,18 @@ def rope(x: Array, rotation: Rotation, *, pairing: Pairing = "interleaved") -> A
             f"rope: rotation turns {2 * pairs} numbers, but a head of x {x.shape} has {x.shape[-1]}; "
             f"make the rotation with a width of at most {x.shape[-1]}"
         )
+
+
+@op
+def rope(x: Array, rotation: Rotation, *, pairing: Pairing = "interleaved") -> Array:
+    """Turn each pair (a, b) of the first `width` numbers of a head: a cos - b sin, a sin + b cos. The rest stays.
+
+    x (B, T, H, E) floating, rotation (B, T, width / 2), or (1, T, width / 2) for all rows -> (B, T, H, E) like x. Pair
+    i is (2i, 2i + 1) when interleaved (llama in GGUF), and (i, i + width / 2) in halves (NeoX; Hugging Face's order).
+    Raises InputError, ShapeError.
+    """
+    check_rotation(x, rotation, pairing)
+    xp, pairs = namespace(x), rotation.cos.shape[-1]
     cos, sin = rotation.cos[:, :, None, :], rotation.sin[:, :, None, :]  # (B, T, 1, width/2)
     turning = x[..., : 2 * pairs].astype(xp.float32)
     if pairing == "interleaved":

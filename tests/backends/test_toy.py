@@ -69,6 +69,18 @@ def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
         "linear.products": (((draw(5, 8), draw(3, 8)), x), {}),
         "linear.rows": ((draw(5, 8), lanes % 5), {}),
         "attention.write_kv": ((pages, pages, draw(2, 2, 1, 4), draw(2, 2, 1, 4), at, table, 0), {}),
+        "attention.attend": (
+            (
+                draw(2, 2, 2, 4),
+                *[draw(2, 2, 1, 4)] * 2,
+                Rotation(draw(2, 2, 2), draw(2, 2, 2)),
+                *[pages] * 2,
+                at,
+                table,
+                0,
+            ),
+            {},
+        ),
         "attention.attention": ((draw(2, 2, 2, 4), pages, pages, at, table, 0), {}),
     }
 
