@@ -117,8 +117,8 @@ extern "C" void soberano_read_all(const uint64_t* data, uint64_t* out, int64_t b
 }
 
 // Multiply `rounds` times in each of some shares. `kind`: 0 float32, 1 bytes, 2 bytes in half vectors, 3 tiles of
-// bfloat16, 4 tiles of bytes. `operations` gets how many multiplications and additions that was: 0 where the library has
-// none of that kind.
+// bfloat16, 4 tiles of bytes. `operations` gets how many multiplications and additions that was: 0 where the library
+// has none of that kind.
 extern "C" void soberano_multiply(double* operations, int64_t kind, int64_t rounds) {
   using namespace soberano;
   double (*multiply)(int64_t) = kind == 0 ? multiply_floats : kind == 1 ? multiply_bytes : nullptr;

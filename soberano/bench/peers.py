@@ -30,7 +30,7 @@ def command_of(name: str, python: str | None = None) -> list[str]:
         raise InputError(
             f"{python} cannot import {module}; install {package} there, or name another Python with --peer-python"
         )
-    return [python, str(Path(__file__).with_name(script))]
+    return [python, str(Path(__file__).parent / script)]
 
 
 def instruction_set(system: str) -> str:
