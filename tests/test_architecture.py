@@ -61,7 +61,7 @@ ROOMS: dict[str, tuple[list[str], str]] = {
         "pip for downloads; the compiler; the limited worker of chat templates; peers of a benchmark",
     ),
     "multiprocessing": (["text/chat*.py", "text/worker*.py", "bench/*.py"], "as subprocess"),
-    "ctypes": (["backends/native*.py"], "the one door to native code"),
+    "ctypes": (["backends/native*.py", "bench/peer_llama_cpp.py"], "the one door to native code; and a peer's"),
     # Files from outside are attacks: nothing here reads code from a file.
     "pickle": ([], "a pickle is a program"),
     "marshal": ([], "a marshal file is a program"),

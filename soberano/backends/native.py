@@ -1,13 +1,12 @@
 """Build, load and register the C++ kernels: data until used, one library for every .cc file of the package.
 
 The sources ship inside the wheel. On first use they are compiled for this very machine into a private per-user cache,
-under a key of everything that matters: sources, headers, compiler, flags, jaxlib, processor. A failure is remembered
-for the life of the process, the meaning runs instead, and `state()` tells `soberano doctor` why, with the cure.
+under a key of everything that matters (native_cache.py keeps them). A failure is remembered for the life of the
+process, the meaning runs instead, and `state()` tells `soberano doctor` why, with the cure.
 """
 
 import ctypes
 import functools
-import hashlib
 import os
 import platform
 import shutil
@@ -21,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from soberano.backends import native_cache
+from soberano.backends.native_cache import Note
 from soberano.core.errors import NativeError, Unsupported
 from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
@@ -75,9 +76,9 @@ def _compiler() -> str:
     return found
 
 
-def target_flags() -> tuple[str, ...]:
-    """What SOBERANO_ISA asks of the compiler. Raises Unsupported for what this processor does not have."""
-    isa, machine = settings().isa, platform.machine().lower()
+def target_flags(isa: str) -> tuple[str, ...]:
+    """What an instruction set asks of the compiler. Raises Unsupported for one that this processor does not have."""
+    machine = platform.machine().lower()
     if isa == "auto":
         return ("-march=native",) if machine in X86 else ("-mcpu=native",)
     if isa == "portable":
@@ -99,18 +100,23 @@ def target_flags() -> tuple[str, ...]:
     return ISA_FLAGS[isa]
 
 
-def _key(compiler: str, flags: tuple[str, ...]) -> str:
+def key(isa: str) -> str:
+    """The key of the kernels for an instruction set. Raises Unsupported for one that this machine does not have.
+
+    With `auto` the compiler asks the processor, so its features are part of the key: moved to another one, a cache has
+    nothing for it. What is named is for every processor that has it.
+    """
     import jaxlib
 
-    seen = hashlib.sha256()
-    for path in [*sources(), *sorted(PACKAGE.glob("*/*.h"))]:
-        seen.update(path.name.encode() + b"\0" + path.read_bytes())
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30).stdout.partition(
-        "\n"
-    )[0]
-    for part in (version, *flags, jaxlib.__version__, platform.machine(), *sorted(cpu_flags())):
-        seen.update(part.encode() + b"\0")
-    return seen.hexdigest()[:20]
+    flags = target_flags(isa)
+    processor = sorted(cpu_flags()) if isa == "auto" else []
+    parts = (*FLAGS, *flags, jaxlib.__version__, platform.machine(), *processor)
+    return native_cache.key_of([*sources(), *sorted(PACKAGE.glob("*/*.h"))], parts)
+
+
+def _version(compiler: str) -> str:
+    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30)
+    return done.stdout.partition("\n")[0]
 
 
 def _run(command: list[str]) -> None:
@@ -147,23 +153,40 @@ def _compile(compiler: str, flags: tuple[str, ...], target: Path, progress: Prog
         shutil.rmtree(build, ignore_errors=True)
 
 
-def build(progress: Progress = silent) -> Path:
-    """The path of the kernel library, compiled now if the cache does not have it.
+def build(progress: Progress = silent, isa: str | None = None) -> Path:
+    """The path of the kernel library for an instruction set (SOBERANO_ISA if None), compiled now if it is not cached.
 
-    Raises Unsupported with the reason and the cure when there is no compiler, or it fails.
+    Where no compiler is installed, a library of this key serves whose compiler is gone. Raises Unsupported with the
+    reason and the cure when there is neither, or the compiler fails.
     """
-    compiler, flags = _compiler(), (*FLAGS, *target_flags())
-    target = settings().cache_dir() / "native" / _key(compiler, flags) / "soberano-kernels.so"
-    if not target.exists():
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    isa = isa or settings().isa
+    wanted = key(isa)
+    try:
+        compiler = _compiler()
+    except Unsupported:
+        ready = None if settings().cxx else native_cache.find(wanted, None)
+        if ready is None:
+            raise
+        return ready
+    version = _version(compiler)
+    found = native_cache.find(wanted, version)
+    if found is None:
+        found = native_cache.place(wanted, version)
         try:
-            _compile(compiler, flags, target, progress)
+            _compile(compiler, (*FLAGS, *target_flags(isa)), found, progress)
         except Unsupported:
-            if not target.exists():  # else another process has made it meanwhile
+            if not found.exists():  # else another process has made it meanwhile
                 raise
-    if hasattr(os, "getuid") and target.stat().st_uid != os.getuid():
-        raise Unsupported(f"{target} belongs to another user; set SOBERANO_CACHE to a folder of your own")
-    return target
+        _describe(found, isa, version)
+    return found
+
+
+def _describe(library: Path, asked: str, compiler: str) -> None:
+    import jaxlib
+
+    has = ctypes.CDLL(str(library)).soberano_isa
+    has.restype = ctypes.c_char_p
+    native_cache.write_note(library, Note(has().decode(), asked, compiler, jaxlib.__version__))
 
 
 def _load(progress: Progress) -> ctypes.CDLL | str:

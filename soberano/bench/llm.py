@@ -1,149 +1,168 @@
-"""How fast a model loads, reads a prompt and writes tokens; beside a peer on the same file, in turns, in one run."""
+"""`soberano bench llm`: speed, memory and cold start of a model, beside a peer on the same file, in one run."""
 
-import statistics
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from soberano.backends import native
+from soberano.backends.choose import choose
+from soberano.backends.plan import Plan
+from soberano.bench import cold_start, memory, speed
+from soberano.bench.case import Ask, Case
 from soberano.bench.peers import Peer
-from soberano.bench.rows import Row, append, row
+from soberano.bench.report import LlmResult
+from soberano.bench.roof import Roof
+from soberano.bench.rows import append, row
 from soberano.bench.score import sample_text
-from soberano.core.errors import InputError
+from soberano.bench.speed import Pair
 from soberano.core.progress import Progress, silent
-from soberano.core.units import bytes_text
-from soberano.models.model import Model, load
-from soberano.models.options import Options
+from soberano.core.settings import settings
+from soberano.formats import gguf
+from soberano.models.model import load
+from soberano.text import tokenizer as tokenizers
 
 
-@dataclass
-class LlmResult:
-    """Medians over the runs; the rows as they go into benchmarks/results."""
+def run(ask: Ask, *, results: Path | None = None, progress: Progress = silent) -> LlmResult:
+    """Measure a model; `results` is a folder that gets the rows which name a peer.
 
-    model: str
-    plan: str
-    prompt_tokens: int
-    new_tokens: int
-    repeat: int
-    prefill_tps: float
-    decode_tps: float
-    load_s: float
-    first_token_s: float
-    peak_rss_bytes: int | None  # None where the system does not say
-    peer: dict[str, Any] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """The numbers by name."""
-        return {k: v for k, v in self.__dict__.items() if k != "rows"}
-
-    def to_text(self) -> str:
-        """A table for a person."""
-        lines = [
-            f"{self.model}: {self.plan}",
-            f"{'':24}{'soberano':>12}" + (f"{self.peer['name']:>14}{'ratio':>9}" if self.peer else ""),
-        ]
-        for case, speed, key in (
-            (f"prefill {self.prompt_tokens} tok/s", self.prefill_tps, "prefill_tps"),
-            (f"decode {self.new_tokens} tok/s", self.decode_tps, "decode_tps"),
-        ):
-            line = f"{case:24}{speed:12.1f}"
-            if self.peer:
-                line += f"{self.peer[key]:14.1f}{speed / self.peer[key]:8.2f}x"
-            lines.append(line)
-        lines.append(f"{'load':24}{self.load_s:10.2f} s" + (f"{self.peer['load_s']:12.2f} s" if self.peer else ""))
-        lines.append(f"{'first token after load':24}{self.first_token_s:10.2f} s")
-        peak = f"{bytes_text(self.peer['peak_rss_bytes']):>14}" if self.peer else ""
-        ours = "unknown" if self.peak_rss_bytes is None else bytes_text(self.peak_rss_bytes)
-        lines.append(f"{'peak memory':24}{ours:>12}{peak}")
-        if self.peer:
-            lines += [f"{self.peer['name']} {self.peer['version']}: {self.peer['system']}"]
-        return "\n".join(lines)
-
-
-def run(
-    path: Path,
-    *,
-    backend: str | None = None,
-    context: int | None = None,
-    prompt_tokens: int = 512,
-    new_tokens: int = 128,
-    repeat: int = 3,
-    against: str | None = None,
-    peer_python: str | None = None,
-    results: Path | None = None,
-    progress: Progress = silent,
-) -> LlmResult:
-    """Measure a model. With `against`, a peer takes turns with ours; `results` is a folder that gets the rows.
-
-    Raises InputError when there is nothing to measure, the context is too short for it, or the peer is unknown or
-    cannot be imported by `peer_python` (this Python if None).
+    Raises InputError when the peer is unknown or cannot be imported by `peer_python` (this Python if None).
     """
-    for name, value in (("prompt-tokens", prompt_tokens), ("new-tokens", new_tokens), ("repeat", repeat)):
-        if value < 1:
-            raise InputError(f"--{name} is {value}; a measurement needs 1 or more")
-    if context is not None and context <= prompt_tokens + new_tokens:
-        raise InputError(
-            f"a context of {context} does not hold {prompt_tokens} prompt tokens and {new_tokens} new ones; "
-            f"ask for at least {prompt_tokens + new_tokens + 1}"
-        )
-    started = time.perf_counter()
-    with load(path, backend=backend, context=context or prompt_tokens + new_tokens + 64, progress=progress) as model:
-        load_s = time.perf_counter() - started
-        prompt = model.tokenizer.encode(sample_text()[: 40 * prompt_tokens])[:prompt_tokens]
-        first = _once(model, prompt[:16], 1)["prefill_s"]
-        peer = Peer(against, path, model.plan.threads, model.context, peer_python) if against else None
-        try:
-            ours, theirs = _interleaved(model, peer, prompt, new_tokens, repeat, progress)
-            found = LlmResult(
-                model=path.name,
-                plan=f"{model.plan.backend}, {model.plan.isa}, {model.plan.threads} threads",
-                prompt_tokens=len(prompt),
-                new_tokens=new_tokens,
-                repeat=repeat,
-                prefill_tps=len(prompt) / _median(ours, "prefill_s"),
-                decode_tps=new_tokens / _median(ours, "decode_s"),
-                load_s=load_s,
-                first_token_s=first,
-                peak_rss_bytes=peak_rss_bytes(),
+    plan, tokens = choose(ask.backend, progress=progress), _tokens(ask)
+    found = LlmResult(
+        model=ask.path.name,
+        plan=f"{plan.backend}, {plan.isa}, {native.threads()} threads",
+        prompt_tokens=ask.prompt_tokens,
+        new_tokens=ask.new_tokens,
+        repeat=ask.repeat,
+        context=ask.room,
+    )
+    if ask.against:  # before anything is measured: it may not be there
+        with Peer(ask.against, ask.path, native.threads(), ask.room, ask.peer_python) as peer:
+            found.peer = {"name": ask.against, "label": peer.label} | peer.info
+    note = _Notes(ask, plan, found)
+    if ask.does("memory"):
+        _memory(ask, tokens, found, note)
+    if ask.does("cold-start"):
+        _cold_start(ask, found, note, progress)
+    if ask.does("speed"):
+        _speed(ask, tokens, found, note, progress)
+    if results:
+        append([r for r in found.rows if r.peer_name], results)
+    return found
+
+
+def backend_label(plan: Plan) -> str:
+    """The backend as rows call it: with the instruction set, where SOBERANO_ISA chose it."""
+    return plan.backend if settings().isa == "auto" or not plan.native else f"{plan.backend} {plan.isa}"
+
+
+class _Notes:
+    """Puts rows into a result."""
+
+    def __init__(self, ask: Ask, plan: Plan, found: LlmResult) -> None:
+        self._stem, self._backend, self._found = ask.path.stem, backend_label(plan), found
+
+    def __call__(
+        self,
+        what: str,
+        unit: str,
+        ours: float,
+        theirs: float | None,
+        *,
+        peer_name: str | None = None,
+        smaller_is_better: bool = False,
+        limit_share: float | None = None,
+    ) -> None:
+        name = None if theirs is None else peer_name or self._found.peer["label"]
+        self._found.rows.append(
+            row(
+                self._backend,
+                f"{self._stem} {what}",
+                ours,
+                unit,
+                theirs,
+                name,
+                smaller_is_better=smaller_is_better,
+                limit_share=limit_share,
             )
-            if peer:
-                found.peer = (
-                    peer.info
-                    | peer.ask(do="memory")
-                    | {
-                        "name": against,
-                        "prefill_tps": len(prompt) / _median(theirs, "prefill_s"),
-                        "decode_tps": new_tokens / _median(theirs, "decode_s"),
-                    }
-                )
-                name = f"{against} {peer.info['version']}" + (" AMX" if "AMX_INT8 = 1" in peer.info["system"] else "")
-                stem = path.stem
-                found.rows = [
-                    row(
-                        model.plan.backend,
-                        f"{stem} prefill {len(prompt)}",
-                        found.prefill_tps,
-                        "tok/s",
-                        found.peer["prefill_tps"],
-                        name,
-                    ),
-                    row(
-                        model.plan.backend,
-                        f"{stem} decode {new_tokens}",
-                        found.decode_tps,
-                        "tok/s",
-                        found.peer["decode_tps"],
-                        name,
-                    ),
-                ]
-                if results:
-                    append(found.rows, results)
+        )
+
+
+def _tokens(ask: Ask) -> list[int]:
+    """Ordinary text, as many tokens as the longest case wants."""
+    count = max(case.tokens for case in ask.cases)
+    with gguf.read(ask.path) as file:
+        tokenizer = tokenizers.from_metadata(file.metadata)
+    found = tokenizer.encode(sample_text()[: 40 * count])
+    return (found * (count // len(found) + 1))[:count]
+
+
+def _speed(ask: Ask, tokens: list[int], found: LlmResult, note: _Notes, progress: Progress) -> None:
+    started = time.perf_counter()
+    with load(ask.path, backend=ask.backend, context=ask.room, progress=progress) as model:
+        found.load_s = time.perf_counter() - started
+        found.first_token_s = speed.once(model, tokens, Case(0, 16, 1)).prefill_s
+        roof = Roof(model)
+        peer = Peer(ask.against, ask.path, native.threads(), ask.room, ask.peer_python) if ask.against else None
+        try:
+            pairs, beside = speed.measure(
+                model,
+                peer,
+                tokens,
+                ask.cases,
+                repeat=ask.repeat,
+                busy=ask.busy,
+                each_round=roof.measure,
+                progress=progress,
+            )
         finally:
             if peer:
                 peer.close()
-    return found
+    found.prefill_tps, found.decode_tps = pairs[0].ours.prefill_tps, pairs[0].ours.decode_tps
+    found.peak_rss_bytes, found.machine = peak_rss_bytes(), roof.to_text()
+    for case, (ours, theirs) in zip(ask.cases, pairs, strict=True):
+        share = roof.prefill_share(ours.prefill_tps)
+        note(case.prefill, "tok/s", ours.prefill_tps, theirs.prefill_tps if theirs else None, limit_share=share)
+        share = roof.decode_share(ours.decode_tps)
+        note(case.decode, "tok/s", ours.decode_tps, theirs.decode_tps if theirs else None, limit_share=share)
+    if beside:
+        _busy(f"{ask.cases[0].decode}, all cores busy", pairs[0], beside, note)
+
+
+def _busy(what: str, idle: Pair, beside: Pair, note: _Notes) -> None:
+    """The speed beside others, and the share of the undisturbed speed that it is."""
+    (ours, theirs), theirs_idle = beside, idle.theirs
+    note(what, "tok/s", ours.decode_tps, theirs.decode_tps if theirs else None)
+    kept = 100 * ours.decode_tps / idle.ours.decode_tps
+    note(
+        f"{what}: kept", "%", kept, 100 * theirs.decode_tps / theirs_idle.decode_tps if theirs and theirs_idle else None
+    )
+
+
+def _memory(ask: Ask, tokens: list[int], found: LlmResult, note: _Notes) -> None:
+    case, theirs = ask.cases[0], None
+    ours = memory.ours(ask.path, ask.backend, ask.room, tokens, case)
+    if ask.against:
+        theirs = memory.theirs(ask.against, ask.path, native.threads(), ask.room, tokens, case, ask.peer_python)
+    for what, i in (("private memory", 0), ("peak memory", 1)):
+        other = None if theirs is None else theirs[i] / 1e6
+        note(f"{what}, context {ask.room}", "MB", ours[i] / 1e6, other, smaller_is_better=True)
+
+
+def _cold_start(ask: Ask, found: LlmResult, note: _Notes, progress: Progress) -> None:
+    commands = {"ours": cold_start.ours(ask.path, ask.backend, ask.room)}
+    names: dict[str, str] = {}
+    if ask.against:
+        names["python"] = f"{found.peer['label']} from Python"
+        commands["python"] = cold_start.from_python(ask.against, ask.path, native.threads(), ask.room, ask.peer_python)
+    if ask.peer_binary:
+        commands["program"] = cold_start.program(ask.peer_binary, ask.path, native.threads(), ask.room)
+        names["program"] = f"{Path(ask.peer_binary).name} {cold_start.program_set(commands['program'][0])}".strip()
+    times = cold_start.measure(commands, repeat=ask.repeat, progress=progress)
+    if not names:
+        note("cold start to first token", "s", times["ours"], None)
+    for side, name in names.items():
+        note("cold start to first token", "s", times["ours"], times[side], peer_name=name, smaller_is_better=True)
 
 
 def peak_rss_bytes() -> int | None:
@@ -153,36 +172,3 @@ def peak_rss_bytes() -> int | None:
     except ImportError:  # Windows has no such module
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _interleaved(
-    model: Model, peer: Peer | None, prompt: list[int], new: int, repeat: int, progress: Progress
-) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Runs in turns, after one of each that does not count; of the peer, the better of its two ways to attend."""
-    ours, theirs = [], []
-    for i in range(repeat + 1):
-        mine, yours = _once(model, prompt, new), {}
-        if peer:
-            ways = [
-                peer.ask(do="time", prompt=prompt, new=new, flash=flash) for flash in ((True, False) if i else (True,))
-            ]
-            yours = {key: min(way[key] for way in ways) for key in ways[0]}
-            if not i:
-                peer.info |= peer.ask(do="memory")  # with one context, as a user has it
-        if i:
-            ours.append(mine)
-            theirs.append(yours)
-        progress("measure", i, repeat, "runs")
-    return ours, theirs
-
-
-def _once(model: Model, prompt: list[int], new: int) -> dict[str, float]:
-    """The prompt, then `new` greedy tokens one by one, drawn and read back: what a user waits for."""
-    generation = model.start(prompt, Options(temperature=0, max_tokens=new + 1, ignore_eos=True))
-    for _ in generation:
-        pass
-    return {"prefill_s": generation.timings["prefill_s"], "decode_s": generation.timings.get("decode_s", 0.0)}
-
-
-def _median(runs: list[dict[str, float]], key: str) -> float:
-    return statistics.median(run[key] for run in runs)

@@ -4,13 +4,21 @@ likewise.
 Run by soberano.bench.peers with a Python that has llama-cpp-python; imports nothing of this project. Calls llama.cpp's
 own C functions, without the Python sampling of that package, so that what is timed is what llama-bench times.
 
-    {"do": "open", "path", "threads", "context"}    -> {"system": "CPU : SSE3 = 1 ..."}
-    {"do": "time", "prompt": [ids], "new": n}        -> {"prefill_s", "decode_s"}: the prompt in one batch, then n
-    single tokens {"do": "logits", "tokens", "single", "out"}      -> float32 (T, V) in the .npy file `out`; `single`
-    feeds one token at a time {"do": "greedy", "prompt": [ids], "new": n}      -> {"tokens"}: llama.cpp's own greedy
-    continuation {"do": "memory"}                                  -> {"peak_rss_bytes"}
+    {"do": "open", "path", "threads", "context", "flash", "mapped"}
+        -> {"system": "CPU : SSE3 = 1 ...", "load_s", "version"}
+    {"do": "time", "tokens": [ids], "depth": d, "prompt": p, "new": n, "flash"}
+        -> {"prefill_s", "decode_s"}: of p tokens after d, then of n single ones
+    {"do": "logits", "tokens", "single", "out"}
+        -> float32 (T, V) in the .npy file `out`; `single` feeds one token at a time
+    {"do": "greedy", "prompt": [ids], "new": n}
+        -> {"tokens"}: llama.cpp's own greedy continuation
+    {"do": "memory"}
+        -> {"private_bytes", "peak_rss_bytes"}
+
+Called as `peer_llama_cpp.py first MODEL PROMPT THREADS CONTEXT flash|plain` it prints the first token, and ends.
 """
 
+import ctypes
 import json
 import os
 import sys
@@ -25,14 +33,18 @@ import numpy as np
 class Peer:
     """A loaded model, with a context for each way to attend: flash attention suits prompts, and slows single tokens."""
 
-    def __init__(self, path: str, threads: int, context: int) -> None:
+    def __init__(self, path: str, threads: int, context: int, flash: bool = True, mapped: bool = True) -> None:
         llama_cpp.llama_log_set(_quiet, None)
         started = time.perf_counter()
         options = llama_cpp.llama_model_default_params()
+        options.use_mmap = mapped
         self.model = llama_cpp.llama_model_load_from_file(path.encode(), options)
+        if not self.model:
+            raise RuntimeError(f"llama.cpp cannot load {path}")
         self.threads, self.length, self.contexts = threads, context, dict[bool, Any]()
-        self.use(flash=True)
-        self.size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
+        self.use(flash)
+        self.vocabulary = llama_cpp.llama_model_get_vocab(self.model)
+        self.size = llama_cpp.llama_vocab_n_tokens(self.vocabulary)
         self.load_s = time.perf_counter() - started
 
     def use(self, flash: bool) -> None:
@@ -57,15 +69,20 @@ class Peer:
     def last(self) -> np.ndarray:
         return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self.context, -1), (self.size,))
 
-    def time(self, prompt: list[int], new: int, flash: bool) -> dict[str, float]:
+    def read(self, tokens: list[int]) -> None:
+        """Feed tokens in batches, as prompts are."""
+        for at in range(0, len(tokens), 512):
+            self.decode(tokens[at : at + 512])
+
+    def time(self, tokens: list[int], depth: int, prompt: int, new: int, flash: bool) -> dict[str, float]:
         self.use(flash)
+        self.read(tokens[:depth])
         started = time.perf_counter()
-        for at in range(0, len(prompt), 512):
-            self.decode(prompt[at : at + 512])
+        self.read(tokens[depth : depth + prompt])
         self.last()
         middle = time.perf_counter()
         for i in range(new):
-            self.decode([prompt[i % len(prompt)]])
+            self.decode([tokens[i % len(tokens)]])
             self.last()
         return {"prefill_s": middle - started, "decode_s": time.perf_counter() - middle}
 
@@ -98,10 +115,23 @@ class Peer:
         return {"tokens": tokens}
 
 
-def peak_memory() -> int:
-    """Bytes that were resident at most. Not getrusage: it starts from what the parent process had."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+def memory() -> dict[str, int]:
+    """Bytes of this process alone now, and resident at most. Not getrusage: it starts from what the parent had."""
+    private = [line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines() if "Private_" in line]
+    peak = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]
+    return {"private_bytes": 1024 * sum(int(words[1]) for words in private), "peak_rss_bytes": 1024 * int(peak)}
+
+
+def first(path: str, prompt: str, threads: str, context: str, flash: str) -> bytes:
+    """The text of the likeliest token after a prompt."""
+    peer = Peer(path, int(threads), int(context), flash == "flash")
+    text, room = prompt.encode(), len(prompt.encode()) + 8
+    ids = (llama_cpp.llama_token * room)()
+    count = llama_cpp.llama_tokenize(peer.vocabulary, text, len(text), ids, room, True, True)
+    peer.read(list(ids[:count]))
+    piece = ctypes.create_string_buffer(256)
+    token = int(peer.last().argmax())
+    return piece.raw[: llama_cpp.llama_token_to_piece(peer.vocabulary, token, piece, len(piece), 0, True)]
 
 
 @llama_cpp.llama_log_callback
@@ -110,7 +140,10 @@ def _quiet(level: int, text: bytes, data: object) -> None:
 
 
 def main() -> None:
-    """Serve commands until the input ends."""
+    """Serve commands until the input ends, or print one token."""
+    if sys.argv[1:2] == ["first"]:
+        sys.stdout.buffer.write(first(*sys.argv[2:]))
+        return
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever the library prints must not mix with answers
     peer: Any = None
@@ -122,7 +155,7 @@ def main() -> None:
             system = llama_cpp.llama_print_system_info().decode()
             answer: Any = {"system": system, "load_s": peer.load_s, "version": llama_cpp.__version__}
         elif do == "memory":
-            answer = {"peak_rss_bytes": peak_memory()}
+            answer = memory()
         else:
             answer = getattr(peer, do)(**command)
         print(json.dumps(answer), file=answers, flush=True)

@@ -1,6 +1,7 @@
 """Peers to measure against: each runs in a process of its own, in an environment that has it. Nothing is installed."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,26 +12,64 @@ from soberano.core.errors import InputError, SoberanoError
 
 SCRIPTS = {"llama.cpp": ("llama_cpp", "peer_llama_cpp.py", "llama-cpp-python")}
 
+SETS = {"AMX": "AMX_INT8 = 1", "AVX512": "AVX512 = 1", "AVX2": "AVX2 = 1", "NEON": "NEON = 1"}
+"""What llama.cpp's system info says of the instruction sets that decide speed, the best first."""
+
+
+def command_of(name: str, python: str | None = None) -> list[str]:
+    """The command that runs the script of a peer. Raises InputError for a peer that is unknown or not installed."""
+    if name not in SCRIPTS:
+        raise InputError(f"no peer is called {name!r}; known are {', '.join(SCRIPTS)}")
+    module, script, package = SCRIPTS[name]
+    python = python or sys.executable
+    try:
+        missing = subprocess.run([python, "-c", f"import {module}"], capture_output=True, timeout=120).returncode
+    except OSError as error:
+        raise InputError(f"--peer-python {python} cannot be run: {error.strerror}; name a Python") from None
+    if missing:
+        raise InputError(
+            f"{python} cannot import {module}; install {package} there, or name another Python with --peer-python"
+        )
+    return [python, str(Path(__file__).parent / script)]
+
+
+def instruction_set(system: str) -> str:
+    """The best instruction set that a peer's system info names; empty where it names none.
+
+    >>> instruction_set("CPU : AVX = 1 | AVX2 = 1 | F16C = 1 | FMA = 1 | REPACK = 1 | ")
+    'AVX2'
+    """
+    return next((name for name, said in SETS.items() if re.search(rf"\b{said}\b", system)), "")
+
 
 class Peer:
-    """A peer with a model open. `ask` sends a command and waits for the answer."""
+    """A peer with a model open. `ask` sends a command and waits for the answer.
 
-    def __init__(self, name: str, path: Path, threads: int, context: int, python: str | None = None) -> None:
-        if name not in SCRIPTS:
-            raise InputError(f"no peer is called {name!r}; known are {', '.join(SCRIPTS)}")
-        module, script, package = SCRIPTS[name]
-        python = python or sys.executable
-        found = subprocess.run([python, "-c", f"import {module}"], capture_output=True, timeout=120)
-        if found.returncode:
-            raise InputError(
-                f"{python} cannot import {module}; install {package} there, or name another Python with --peer-python"
-            )
-        command = [python, str(Path(__file__).with_name(script))]
+    `flash` says in which of its two ways the peer attends at first; `mapped`, whether it maps the file or reads it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        threads: int,
+        context: int,
+        python: str | None = None,
+        *,
+        flash: bool = True,
+        mapped: bool = True,
+    ) -> None:
+        command = command_of(name, python)
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         self.name = name
-        self.info = self.ask(do="open", path=str(path), threads=threads, context=context)
+        self.info = self.ask(do="open", path=str(path), threads=threads, context=context, flash=flash, mapped=mapped)
+
+    @property
+    def label(self) -> str:
+        """The name, version and instruction set, as rows call it."""
+        return " ".join(filter(None, [self.name, self.info["version"], instruction_set(self.info["system"])]))
 
     def ask(self, **command: Any) -> dict[str, Any]:
         """Send one command; the script says which there are. Raises SoberanoError when the peer has died."""

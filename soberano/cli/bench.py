@@ -19,9 +19,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompt-tokens", type=positive, default=512, metavar="N", help="tokens of the prompt (default: 512)"
     )
     llm.add_argument("--new-tokens", type=positive, default=128, metavar="N", help="tokens to generate (default: 128)")
+    llm.add_argument("--depth", type=positive, default=0, metavar="N", help="also measure after N tokens of context")
+    llm.add_argument("--busy", action="store_true", help="also measure decode while other processes use all cores")
+    llm.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        choices=("speed", "memory", "cold-start"),
+        help="measure this part, may be given again (default: speed, and all of them with --against)",
+    )
     llm.add_argument("--repeat", type=positive, default=3, metavar="N", help="runs; the median counts (default: 3)")
     llm.add_argument("--against", metavar="PEER", help="measure a peer in the same run: llama.cpp")
     llm.add_argument("--peer-python", metavar="PATH", help="the Python that has the peer (default: this one)")
+    llm.add_argument("--peer-binary", metavar="PATH", help="a llama-completion, for the cold start of a native program")
     llm.add_argument("--results", metavar="FOLDER", help="add the comparison to the rows of this folder")
     llm.add_argument("--json", action="store_true", help="print the numbers as JSON")
     add_loading(llm)
@@ -39,20 +49,24 @@ def run(args: argparse.Namespace) -> int:
     with progress() as show:
         if args.kind == "llm":
             from soberano.bench import llm
+            from soberano.bench.case import Ask
             from soberano.registry.store import resolve
 
-            result = llm.run(
+            ask = Ask(
                 resolve(args.model),
                 backend=args.backend,
                 context=args.context,
                 prompt_tokens=args.prompt_tokens,
                 new_tokens=args.new_tokens,
+                depth=args.depth,
                 repeat=args.repeat,
+                busy=args.busy,
+                parts=tuple(args.only),
                 against=args.against,
                 peer_python=args.peer_python,
-                results=args.results and Path(args.results),
-                progress=show,
+                peer_binary=args.peer_binary,
             )
+            result = llm.run(ask, results=args.results and Path(args.results), progress=show)
         else:
             from soberano.bench import ops
 

@@ -143,6 +143,16 @@ def variables() -> list[tuple[str, Any, str]]:
     return [(f"SOBERANO_{f.name.upper()}", f.default, f.metadata["help"]) for f in fields(Settings)]
 
 
+def choices(name: str) -> list[str]:
+    """The values that a setting of a fixed list can have.
+
+    >>> choices("native")
+    ['auto', 'off', 'require']
+    """
+    (of,) = (f.metadata["of"] for f in fields(Settings) if f.name == name)
+    return of.split()
+
+
 def read(environ: Mapping[str, str]) -> Settings:
     """Parse the environment. Raises InputError for a value that a variable cannot have.
 

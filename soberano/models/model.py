@@ -102,6 +102,11 @@ class Model:
             raise InputError(f"{self.name} has no chat template, so it cannot chat; give it a plain prompt")
         return encode_chat(self.tokenizer, self.chat, messages, **extra)
 
+    def wait(self) -> None:
+        """Wait until every step that was begun is computed: a home may work ahead of its caller."""
+        if self._k is not None:
+            self.home.synchronize(self._k)
+
     def close(self) -> None:
         """Let go of the weights, the cache and the template's worker."""
         if self.chat is not None:

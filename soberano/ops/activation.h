@@ -7,9 +7,7 @@ namespace soberano {
 enum class Activation : int32_t { silu = 0, gelu = 1 };
 
 // 1 / (1 + exp(-x)). Beyond 87 on either side exp would leave its range, and the result has long been 0 or 1.
-inline f32x16 sigmoid(f32x16 x) {
-  return set1(1.0f) / (set1(1.0f) + exp(min(set1(0.0f) - x, set1(87.0f))));
-}
+inline f32x16 sigmoid(f32x16 x) { return set1(1.0f) / (set1(1.0f) + exp(min(set1(0.0f) - x, set1(87.0f)))); }
 
 template <Activation act> inline f32x16 activate(f32x16 x) {
   if constexpr (act == Activation::silu) return x * sigmoid(x);

@@ -15,9 +15,7 @@ from soberano.quant.tensor import Weight
 _ACTIVATIONS = {"silu": 0, "gelu": 1}  # as in activation.h
 
 
-def feed_forward(
-    gate: Weight, up: Weight, down: Weight, x: Array, *, activation: meaning.Activation = "silu"
-) -> Array:
+def feed_forward(gate: Weight, up: Weight, down: Weight, x: Array, *, activation: meaning.Activation = "silu") -> Array:
     """Run all three products in one call: the gated values stay near the threads that made them."""
     if activation not in _ACTIVATIONS or down.shape[-1] != gate.shape[0] or up.shape != gate.shape:
         raise Unsupported("shapes or activation do not fit; the meaning says how")

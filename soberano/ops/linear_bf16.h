@@ -149,8 +149,7 @@ struct PanelPair {
 };
 
 // Multiply tokens by pairs of panels: finish(pair, first token) is called with the sums of 32 tokens in tiles 0 to 3.
-template <class Finish>
-void multiply_pairs(const Bf16Tokens& x, const std::vector<PanelPair>& pairs, Finish&& finish) {
+template <class Finish> void multiply_pairs(const Bf16Tokens& x, const std::vector<PanelPair>& pairs, Finish&& finish) {
   Pool& pool = Pool::instance();
   const int64_t count = int64_t(pairs.size()), width = chunk_of(x.inputs);
   const int64_t each = x.blocks * x.inputs <= kNear ? 1 : std::clamp<int64_t>(count / (2 * pool.threads()), 1, 16);

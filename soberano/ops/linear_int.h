@@ -143,8 +143,7 @@ inline void products_int(const std::vector<Weight>& weights, const Activations& 
           each_tokens(T, [&](auto N, int64_t t) {
             f32x16 acc[N];
             panel<decltype(tile), N>(w.panel(p), x, t, acc);
-            for (int m = 0; m < N; m++)
-              store_some(ys[k] + (t + m) * w.outputs + p * 16, acc[m], w.outputs - p * 16);
+            for (int m = 0; m < N; m++) store_some(ys[k] + (t + m) * w.outputs + p * 16, acc[m], w.outputs - p * 16);
           });
       });
     });

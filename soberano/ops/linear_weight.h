@@ -22,7 +22,8 @@ struct Weight {
 // Reads weights off the arguments of a call, in the order in which soberano/ops/linear_jax.py passes them:
 //
 //   a weight of one kind: tiles (O/16, bytes), or (S, O/16, bytes) of which the layer's is meant
-//   a weight of several: for every layer a tag () and a slot () in tables (L,) int32, then a stack of tiles for each tag
+//   a weight of several: for every layer a tag () and a slot () in tables (L,) int32, then a stack of tiles for each
+//   tag
 //
 // `members` says for each weight how many stacks it has; 0 stands for one kind, without tables.
 class WeightArgs {

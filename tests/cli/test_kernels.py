@@ -1,0 +1,106 @@
+"""`soberano kernels`: built once, shown, found again without a compiler; and what cannot be built is one line."""
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from soberano.backends import native, native_cache
+from soberano.core.errors import Unsupported
+
+COMPILER = """#!/bin/sh
+[ "$1" = --version ] && echo "fake 1.0" && exit
+while [ $# -gt 0 ]; do [ "$1" = -o ] && : >"$2"; shift; done
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path, cache: str, setenv, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A compiler that makes empty files, and nothing that looks into them."""
+    path = tmp_path / "fake-c++"
+    path.write_text(COMPILER)
+    path.chmod(0o755)
+    setenv(SOBERANO_CXX=str(path), SOBERANO_ISA=None)
+    monkeypatch.setattr(
+        native,
+        "_describe",
+        lambda library, asked, version: native_cache.write_note(
+            library, native_cache.Note("portable", asked, version, "0")
+        ),
+    )
+    return path
+
+
+def test_built_once_then_cached_then_listed(soberano, fake: Path) -> None:
+    (first,) = json.loads(soberano("kernels", "build", "--isa", "portable", "--json").out)
+    assert first["isa"] == "portable" and first["how"].startswith("built in") and Path(first["path"]).is_file()
+    (again,) = json.loads(soberano("kernels", "build", "--isa", "portable", "--json").out)
+    assert again["how"] == "was cached" and again["path"] == first["path"]
+    (row,) = json.loads(soberano("kernels", "list", "--json").out)
+    assert row["isa"] == "portable" and row["serves"] == "SOBERANO_ISA=portable" and row["compiler"] == "fake 1.0"
+    assert stat.S_IMODE(Path(first["path"]).parent.stat().st_mode) & 0o077 == 0
+    text = soberano("kernels", "list").out
+    assert "fake 1.0" in text and row["key"] in text
+
+
+def test_another_compiler_builds_its_own(soberano, fake: Path) -> None:
+    soberano("kernels", "build", "--isa", "portable")
+    fake.write_text(COMPILER.replace("1.0", "2.0"))
+    assert soberano("kernels", "build", "--isa", "portable").out.count("built in") == 1
+    rows = json.loads(soberano("kernels", "list", "--json").out)
+    assert {row["compiler"] for row in rows} == {"fake 1.0", "fake 2.0"} and len({row["key"] for row in rows}) == 1
+
+
+def test_without_a_compiler_what_was_built_serves(
+    soberano, fake: Path, setenv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (built,) = json.loads(soberano("kernels", "build", "--isa", "portable", "--json").out)
+    setenv(SOBERANO_CXX=None)
+    monkeypatch.setenv("PATH", "/no/such")
+    assert native.build(isa="portable") == Path(built["path"])
+    with pytest.raises(Unsupported, match=r"none of c\+\+, g\+\+, clang\+\+ is found"):
+        native.build(isa="auto")
+    setenv(SOBERANO_CXX="no-such-compiler")  # named: then it should be there
+    with pytest.raises(Unsupported, match="'no-such-compiler' is not found"):
+        native.build(isa="portable")
+
+
+def test_a_named_set_is_for_any_processor_and_auto_for_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {isa: native.key(isa) for isa in ("auto", "portable")}
+    monkeypatch.setattr(native, "cpu_flags", lambda: frozenset({"another"}))
+    assert native.key("portable") == here["portable"] and native.key("auto") != here["auto"]
+
+
+def test_what_is_of_no_use_here_is_said(soberano, fake: Path) -> None:
+    (built,) = json.loads(soberano("kernels", "build", "--isa", "portable", "--json").out)
+    folder = Path(built["path"]).parent
+    folder.rename(folder.with_name("0" * 20))
+    (row,) = json.loads(soberano("kernels", "list", "--json").out)
+    assert row["serves"].startswith("nothing here")
+    Path(row["path"]).with_suffix(".json").write_text("{")
+    (row,) = json.loads(soberano("kernels", "list", "--json").out)
+    assert row["isa"] == "?" and row["compiler"] == "?"
+
+
+def test_a_strangers_library_is_none(fake: Path, soberano, monkeypatch: pytest.MonkeyPatch) -> None:
+    soberano("kernels", "build", "--isa", "portable")
+    assert len(native_cache.cached()) == 1
+    monkeypatch.setattr(native_cache, "_ours", lambda path: False)
+    assert native_cache.cached() == [] and native_cache.find(native.key("portable"), None) is None
+
+
+def test_nothing_is_one_line(soberano, cache: str) -> None:
+    assert soberano("kernels", "list").out == "no kernels yet; soberano kernels build makes them\n"
+    assert json.loads(soberano("kernels", "list", "--json").out) == []
+
+
+def test_an_unknown_set_is_refused(soberano, cache: str) -> None:
+    answer = soberano("kernels", "build", "--isa", "sse9")
+    assert answer.status == 2 and "--isa sse9 is none of auto, amx" in answer.err
+
+
+def test_a_compiler_that_fails_is_one_line(soberano, fake: Path) -> None:
+    fake.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo fake && exit\necho 'x.cc:1: error: no' >&2; exit 1\n")
+    answer = soberano("kernels", "build", "--isa", "portable")
+    assert answer.status == 2 and "error: no" in answer.err and answer.err.count("\n") == 1
