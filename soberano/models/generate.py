@@ -14,7 +14,7 @@ import numpy as np
 
 from soberano.core.errors import CapacityError, ContextError, InputError
 from soberano.models.options import Options
-from soberano.models.step import Chunk, Penalties
+from soberano.models.step import Chunk, Draw, Penalties
 from soberano.ops.random import seed_words
 from soberano.ops.sample import Sampling
 from soberano.ops.softmax import log_softmax
@@ -80,28 +80,27 @@ class Generation:
         """Put what does not change from step to step on the device, once."""
         o, home = self.options, self._model.home
         row = lambda value, kind: home.asarray(np.array([value], kind))  # noqa: E731
-        self._params = Sampling(
+        params = Sampling(
             row(o.temperature, np.float32),
             row(min(o.top_k, 2**31 - 1), np.int32),
             row(o.top_p, np.float32),
             row(o.min_p, np.float32),
         )
-        self._key = home.asarray(np.array([seed_words(self.seed)], np.uint32))
+        self._draw = Draw(params, home.asarray(np.array([seed_words(self.seed)], np.uint32)))
         self._zero = home.asarray(np.zeros(1, np.int32))
         self._position = home.asarray(np.array([self.prompt_tokens], np.int32))  # of the token that is drawn next
         self._token = self._zero  # the last one drawn
         self._table_width, self._table_sent = 0, self._zero
-        self._penalties: Penalties | None = None
         if o.penalised:
             size = self._model.config.vocabulary
             bias = np.zeros((1, size), np.float32)
             for token, value in o.logit_bias:
                 bias[0, token] = value
             counts = np.bincount(self._prompt, minlength=size).astype(np.int32)[None]
-            self._penalties = Penalties(
+            self._draw = self._draw._replace(penalties=Penalties(
                 home.asarray(counts), home.asarray(np.zeros_like(counts)), row(o.repeat_penalty, np.float32),
                 row(o.presence_penalty, np.float32), row(o.frequency_penalty, np.float32), home.asarray(bias),
-            )  # fmt: skip
+            ))  # fmt: skip
 
     def step(self) -> list[Piece]:
         """Do one device step, a chunk of the prompt or a token; return the text that became final: a piece or none.
@@ -119,13 +118,13 @@ class Generation:
             raise
 
     def _step(self) -> list[Piece]:
+        if self.prefill_tokens_done == self.prompt_tokens:
+            return self._take(*self._decode())
+        logits = self._prefill()
         if self.prefill_tokens_done < self.prompt_tokens:
-            logits = self._prefill()
-            if self.prefill_tokens_done < self.prompt_tokens:
-                return []
-        else:
-            logits = self._decode()
-        return self._take(logits)
+            return []
+        sampled = self.options.temperature > 0
+        return self._take(logits, *self._model.programs.draw(logits, self._draw, self._position, sampled=sampled))
 
     def _prefill(self) -> Any:
         programs, start = self._model.programs, self.prefill_tokens_done
@@ -139,10 +138,9 @@ class Generation:
         return logits
 
     def _decode(self) -> Any:
-        seen = self.prompt_tokens + self.completion_tokens
-        # The token was counted when it was drawn, so it is the last of `seen`, at position seen - 1.
-        chunk = Chunk(self._token[:, None], self._position[:, None] - 1, self._table(seen), self._zero)
-        return self._model.forward(chunk, "token")
+        table = self._table(self.prompt_tokens + self.completion_tokens)  # the last token drawn is counted already
+        sampled = self.options.temperature > 0
+        return self._model.decode(self._token, self._position, table, self._draw, sampled=sampled)
 
     def _table(self, tokens: int) -> Any:
         """The page table for a step that ends at `tokens` tokens; sent again only when its width changes."""
@@ -153,13 +151,11 @@ class Generation:
             self._table_sent = model.home.asarray(model.programs.table(self._pages, width))
         return self._table_sent
 
-    def _take(self, logits: Any) -> list[Piece]:
-        """Draw a token from logits (1, V), count it, and turn it into text."""
-        programs, o = self._model.programs, self.options
-        drawn = programs.draw(
-            logits, self._params, self._key, self._position, self._penalties, sampled=o.temperature > 0
-        )
-        self._token, self._position, self._penalties = drawn
+    def _take(self, logits: Any, drawn: Any, position: Any, penalties: Penalties | None) -> list[Piece]:
+        """Count a token that was drawn (1,) from logits (1, V), and turn it into text."""
+        o = self.options
+        self._token, self._position = drawn, position
+        self._draw = self._draw._replace(penalties=penalties)
         token = int(self._model.home.to_numpy(self._token)[0])
         now = time.perf_counter()
         if self.completion_tokens == 0:

@@ -1,7 +1,7 @@
 """The whole API on a card: `model = soberano.load("smollm2")`, then `model.generate("Once upon a time")`."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from soberano.models.cache import Pages, Room
 from soberano.models.generate import Generation
 from soberano.models.layers import Metadata
 from soberano.models.options import Options
-from soberano.models.step import Chunk, Programs
+from soberano.models.step import Chunk, Draw, Programs
 from soberano.models.weights import find_weights, load_weights
 from soberano.registry.store import resolve
 from soberano.text import tokenizer as tokenizers
@@ -71,15 +71,26 @@ class Model:
         Whatever it raises, the cache is lost, since it was given to the step that failed: `epoch` counts on, and the
         next step has an empty one.
         """
+        (logits,) = self._step(lambda k, v: self.programs.forward(self.weights, k, v, chunk, role, every))
+        return logits
+
+    def decode(self, token: Array, position: Array, table: Array, draw: Draw, *, sampled: bool) -> tuple[Any, ...]:
+        """Run the last token (B,) of each row and draw the next one, at `position` (B,). Grows the cache.
+
+        Returns (logits (B, V), token, position + 1, penalties). What it raises costs the cache, as in `forward`.
+        """
+        return self._step(lambda k, v: self.programs.decode(self.weights, k, v, token, position, table, draw, sampled))
+
+    def _step(self, run: Callable[[Array, Array], tuple[Any, ...]]) -> tuple[Any, ...]:
         if self._k is None:
             self._k, self._v = self._room.make(self.home)
         try:
-            logits, self._k, self._v = self.programs.forward(self.weights, self._k, self._v, chunk, role, every)
+            *results, self._k, self._v = run(self._k, self._v)
         except BaseException:
             self._k = self._v = None
             self.epoch += 1
             raise
-        return logits
+        return tuple(results)
 
     def start(self, prompt: str | Sequence[int], options: Options | None = None) -> Generation:
         """Begin an answer to a text or to token ids.

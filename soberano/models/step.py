@@ -47,6 +47,14 @@ class Penalties(NamedTuple):
     bias: Array  # (B, V)
 
 
+class Draw(NamedTuple):
+    """How the next token of each row is chosen."""
+
+    params: Sampling
+    seed: Array  # (B, 2) uint32
+    penalties: Penalties | None = None
+
+
 class Key(NamedTuple):
     """What a program is compiled for, besides the shapes."""
 
@@ -65,28 +73,36 @@ def _forward(key: Key, weights: Any, k: Array, v: Array, chunk: Chunk) -> Any:
     return logits, cache.k, cache.v
 
 
-def _draw(
-    key: tuple[Plan, bool, bool],
-    logits: Array,
-    params: Sampling,
-    seed: Array,
-    position: Array,
-    penalties: Penalties | None,
-) -> Any:
-    plan, sampled, penalised = key
-    compiled["draw", plan.backend, tuple(logits.shape), sampled, penalised] += 1
+def _draw(key: tuple[Plan, bool], logits: Array, draw: Draw, position: Array) -> Any:
+    plan, sampled = key
+    compiled["draw", plan.backend, tuple(logits.shape), sampled, draw.penalties is not None] += 1
     with using(plan):
-        if penalised and penalties is not None:
-            p = penalties
-            logits = penalise(logits, p.prompt, p.output, p.repeat, p.presence, p.frequency, p.bias)
-        token = sample(logits, params, seed, position) if sampled else greedy(logits)
-        if penalised and penalties is not None:
-            here = home_of_plan(plan)
-            rows = here.xp.arange(token.shape[0], dtype=here.xp.int32)
-            penalties = penalties._replace(
-                output=here.put(penalties.output, (rows, token), penalties.output[rows, token] + 1)
-            )
+        token, penalties = _choose(plan, sampled, logits, draw, position)
     return token, position + 1, penalties
+
+
+def _choose(plan: Plan, sampled: bool, logits: Array, draw: Draw, position: Array) -> tuple[Array, Penalties | None]:
+    p = draw.penalties
+    if p is not None:
+        logits = penalise(logits, p.prompt, p.output, p.repeat, p.presence, p.frequency, p.bias)
+    token = sample(logits, draw.params, draw.seed, position) if sampled else greedy(logits)
+    if p is None:
+        return token, None
+    here = home_of_plan(plan)
+    rows = here.xp.arange(token.shape[0], dtype=here.xp.int32)
+    return token, p._replace(output=here.put(p.output, (rows, token), p.output[rows, token] + 1))
+
+
+def _decode(
+    key: tuple[Key, bool], weights: Any, k: Array, v: Array, token: Array, position: Array, table: Array, draw: Draw
+) -> Any:
+    forward, sampled = key
+    xp = home_of_plan(forward.plan).xp
+    chunk = Chunk(token[:, None], position[:, None] - 1, table, xp.zeros_like(position))
+    logits, k, v = _forward(forward, weights, k, v, chunk)
+    with using(forward.plan):
+        token, penalties = _choose(forward.plan, sampled, logits, draw, position)
+    return logits, token, position + 1, penalties, k, v
 
 
 def home_of_plan(plan: Plan) -> Home:
@@ -95,7 +111,7 @@ def home_of_plan(plan: Plan) -> Home:
 
 
 class Programs:
-    """The two programs of a model under a plan. A home that compiles traces each once per shape.
+    """The programs of a model under a plan. A home that compiles traces each once per shape.
 
     `paged`: our attention kernel serves the heads of this model, and reads no more pages than it needs.
     """
@@ -106,24 +122,26 @@ class Programs:
         self._keys = {role: Key(name, config, replace(plan, role=role), False) for role in get_args(Role)}
         self.paged = plan.native and kernel_serves(config.head)
         self._forward = here.compile(_forward, static=(0,), donate=(2, 3))
-        self._draw = here.compile(_draw, static=(0,), donate=(5,))
+        self._draw = here.compile(_draw, static=(0,))
+        self._decode = here.compile(_decode, static=(0,), donate=(2, 3))
 
     def forward(self, weights: Any, k: Array, v: Array, chunk: Chunk, role: Role, every: bool = False) -> Any:
         """(logits of `last` of each row, or of all with `every`; k; v). Consumes k and v."""
         return self._forward(self._keys[role]._replace(every=every), weights, k, v, chunk)
 
-    def draw(
-        self,
-        logits: Array,
-        params: Sampling,
-        seed: Array,
-        position: Array,
-        penalties: Penalties | None,
-        *,
-        sampled: bool,
+    def draw(self, logits: Array, draw: Draw, position: Array, *, sampled: bool) -> Any:
+        """(token (B,), position + 1, penalties with the token counted) from logits (B, V)."""
+        return self._draw((self.plan, sampled), logits, draw, position)
+
+    def decode(
+        self, weights: Any, k: Array, v: Array, token: Array, position: Array, table: Array, draw: Draw, sampled: bool
     ) -> Any:
-        """(token (B,), position + 1, penalties with the token counted) from logits (B, V). Consumes the penalties."""
-        return self._draw((self.plan, sampled, penalties is not None), logits, params, seed, position, penalties)
+        """One generated token through the model and the next one drawn, in one program.
+
+        token (B,) is the last one drawn, position (B,) that of the next. Returns (logits (B, V), token, position + 1,
+        penalties, k, v). Consumes k and v.
+        """
+        return self._decode((self._keys["token"], sampled), weights, k, v, token, position, table, draw)
 
     @property
     def cache_dtype(self) -> Any:

@@ -98,7 +98,7 @@ struct Write {
 
 template <class Page> void write(const Call& c, const Write& w) {
   const Shape& n = c.n;
-  const int64_t tokens = n.B * n.T, size = Page::bytes(n.E, n.page), share = 16;
+  const int64_t tokens = n.B * n.T, size = Page::bytes(n.E, n.page), share = n.page;
   Pool::instance().parallel(int((tokens + share - 1) / share), [&](int i) {
     for (int64_t at = i * share; at < std::min((i + 1) * share, tokens); at++) {
       const int64_t b = at / n.T, t = at % n.T, position = c.positions[at];

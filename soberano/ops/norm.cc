@@ -2,6 +2,9 @@
 // soberano/ops/norm.py.
 //
 //   x (R, D) float32, weight (D,) float32 -> y (R, D) float32
+#include <algorithm>
+
+#include "soberano/backends/pool.h"
 #include "soberano/backends/simd.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -19,16 +22,26 @@ static void rms_norm_row(const float* x, const float* weight, float* y, int64_t 
   for (; i < D; i++) y[i] = x[i] * inverse * weight[i];
 }
 
+// `weights` rows of weight: one for every R / weights rows of x.
+static void rms_norm_rows(const float* x, const float* weight, float* y, int64_t R, int64_t D, int64_t weights,
+                          float eps) {
+  constexpr int64_t kShare = 32;
+  Pool::instance().parallel(int((R + kShare - 1) / kShare), [&](int i) {
+    for (int64_t r = i * kShare; r < std::min(R, (i + 1) * kShare); r++)
+      rms_norm_row(x + r * D, weight + r * weights / R * D, y + r * D, D, eps);
+  });
+}
+
 extern "C" void soberano_rms_norm(const float* x, const float* weight, float* y, int64_t R, int64_t D, float eps) {
-  for (int64_t r = 0; r < R; r++) rms_norm_row(x + r * D, weight, y + r * D, D, eps);
+  rms_norm_rows(x, weight, y, R, D, 1, eps);
 }
 
 static ffi::Error rms_norm(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> weight, ffi::ResultBuffer<ffi::F32> y,
                            float eps) {
-  const int64_t D = x.dimensions().back(), rows = D ? int64_t(x.element_count()) / D : 0;
-  const int64_t weights = D ? int64_t(weight.element_count()) / D : 0;  // 1; under vmap one for every so many rows
-  for (int64_t r = 0; r < rows; r++)
-    rms_norm_row(x.typed_data() + r * D, weight.typed_data() + r * weights / rows * D, y->typed_data() + r * D, D, eps);
+  const int64_t D = x.dimensions().back();  // under vmap there is a weight for every so many rows
+  if (D == 0) return ffi::Error::Success();
+  rms_norm_rows(x.typed_data(), weight.typed_data(), y->typed_data(), x.element_count() / D, D,
+                weight.element_count() / D, eps);
   return ffi::Error::Success();
 }
 

@@ -239,7 +239,7 @@ def _warm_up(model: Model, progress: Progress) -> None:
 
     A prompt of 80 tokens is a chunk of 64 and one of 16: the template of many a model takes more than 16 by itself.
     """
-    asked = [(80, Options(max_tokens=2, ignore_eos=True)), (1, Options(max_tokens=1, temperature=0, ignore_eos=True))]
+    asked = [(80, Options(max_tokens=2, ignore_eos=True)), (1, Options(max_tokens=2, temperature=0, ignore_eos=True))]
     for done, (tokens, options) in enumerate(asked):
         generation = model.start([0] * max(1, min(tokens, model.context - 2)), options)
         try:
