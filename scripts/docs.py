@@ -216,6 +216,15 @@ def files() -> str:
 # The blocks of the README.
 
 
+def figure(value: float) -> str:
+    """A number with four digits, as people write it.
+
+    >>> figure(12346), figure(0.8049), figure(98)
+    ('12,346', '0.8049', '98')
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def benchmarks() -> str:
     """The newest row of each case, wins and losses alike."""
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -229,10 +238,10 @@ def benchmarks() -> str:
         return "No measured row yet.\n"
     cells = []
     for row in rows.values():
-        peer = f"{row['peer']:,.4g} ({row['peer_name']})" if row.get("peer") is not None else ""
+        peer = f"{figure(row['peer'])} ({row['peer_name']})" if row.get("peer") is not None else ""
         ratio = f"**{row['ratio']:.2f}x**" if row.get("ratio") is not None else ""
         share = f"{row['limit_share']:.0%}" if row.get("limit_share") is not None else ""
-        ours = f"{row['ours']:,.4g} {row['unit']}"
+        ours = f"{figure(row['ours'])} {row['unit']}"
         cells.append(
             [
                 row["case"],

@@ -32,6 +32,10 @@ class JaxHome(Home):
     def owns(self, kind: type) -> bool:
         return kind.__module__.partition(".")[0] in ("jax", "jaxlib")
 
+    def asarray(self, array: Any) -> Array:
+        # jnp.asarray compiles a program for each shape, and copies; device_put takes an aligned array over as it is.
+        return jax.device_put(array) if isinstance(array, np.ndarray) else jnp.asarray(array)
+
     def synchronize(self, array: Array) -> None:
         jax.block_until_ready(array)
 

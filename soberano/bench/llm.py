@@ -123,7 +123,7 @@ def _speed(ask: Ask, tokens: list[int], found: LlmResult, note: _Notes, progress
     for case, (ours, theirs) in zip(ask.cases, pairs, strict=True):
         share = roof.prefill_share(ours.prefill_tps)
         note(case.prefill, "tok/s", ours.prefill_tps, theirs.prefill_tps if theirs else None, limit_share=share)
-        share = roof.decode_share(ours.decode_tps)
+        share = roof.decode_share(ours.decode_tps, seen=case.tokens - case.new / 2)
         note(case.decode, "tok/s", ours.decode_tps, theirs.decode_tps if theirs else None, limit_share=share)
     if beside:
         _busy(f"{ask.cases[0].decode}, all cores busy", pairs[0], beside, note)

@@ -1,4 +1,4 @@
-"""What a model's speed could be at most on this machine: its weights read once a token, its products at the peak."""
+"""What a model's speed could be at most on this machine: weights and cache read once a token, products at the peak."""
 
 from typing import Any
 
@@ -13,10 +13,11 @@ class Roof:
     """Measures the peaks again whenever asked to, so that they are of the same minutes as what is held against them."""
 
     def __init__(self, model: Model) -> None:
-        self._plan, w = model.plan, model.weights
+        self._plan, w, c = model.plan, model.weights, model.config
         output = w.token_embd if w.output is None else w.output
         layers = [member for stack in w.blk if stack is not None for member in _members(stack)]
         self.bytes_per_token = sum(map(_bytes, [*layers, output]))
+        self.bytes_per_seen = 2 * c.layers * c.kv_heads * c.head * np.dtype(model.cache_dtype).itemsize
         self.operations_per_token = sum(map(_operations, layers))  # of a prompt: its last token alone is given logits
         self._arithmetic = peaks.arithmetic_of(model.plan, "prompt")
         self._data = np.ones(
@@ -40,9 +41,9 @@ class Roof:
         """Billions of operations per second in the arithmetic of a prompt: the best that was seen."""
         return max(self._multiply)
 
-    def decode_share(self, tokens_per_second: float) -> float:
-        """The share of the memory's speed that reading the weights once a token takes."""
-        return self.bytes_per_token * tokens_per_second / (1e9 * self.read_gbs)
+    def decode_share(self, tokens_per_second: float, seen: float) -> float:
+        """The share of the memory's speed that reading weights, and a cache of `seen` tokens, once a token takes."""
+        return (self.bytes_per_token + seen * self.bytes_per_seen) * tokens_per_second / (1e9 * self.read_gbs)
 
     def prefill_share(self, tokens_per_second: float) -> float:
         """The share of the arithmetic's peak that the products of the layers take."""

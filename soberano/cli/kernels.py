@@ -32,12 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from soberano.cli._terminal import table
     from soberano.core.printable import printable
+    from soberano.core.units import bytes_text
 
     rows = _build(args.isa) if args.kind == "build" else _list()
     if args.json:
         print(json.dumps(rows, indent=1))
     elif rows:
-        print(printable(table([list(row.values()) for row in rows], head=list(rows[0]))))
+        cells = [[bytes_text(row[name]) if name == "size" else row[name] for name in row] for row in rows]
+        print(printable(table(cells, head=list(rows[0]))))
     else:
         print("no kernels yet; soberano kernels build makes them")
     return 0
@@ -48,7 +50,7 @@ def _build(asked: list[str] | None) -> list[dict[str, Any]]:
     from soberano.cli._terminal import progress
     from soberano.core.errors import InputError
     from soberano.core.settings import choices, settings
-    from soberano.core.units import bytes_text, seconds_text
+    from soberano.core.units import seconds_text
 
     wanted = list(dict.fromkeys(asked or [settings().isa]))
     known = choices("isa")
@@ -61,7 +63,7 @@ def _build(asked: list[str] | None) -> list[dict[str, Any]]:
             before, started = {each.path for each in native_cache.cached()}, time.monotonic()
             path = native.build(show, isa)
             took = "was cached" if path in before else f"built in {seconds_text(time.monotonic() - started)}"
-            rows.append({"isa": isa, "how": took, "size": bytes_text(path.stat().st_size), "path": str(path)})
+            rows.append({"isa": isa, "how": took, "size": path.stat().st_size, "path": str(path)})
     return rows
 
 
@@ -69,23 +71,20 @@ def _list() -> list[dict[str, Any]]:
     from soberano.backends import native, native_cache
     from soberano.core.errors import Unsupported
     from soberano.core.settings import choices
-    from soberano.core.units import bytes_text
 
     here: dict[str, str] = {}
     for isa in choices("isa"):
         try:
-            here.setdefault(native.key(isa), isa)
+            here.setdefault(native.key(isa), f"SOBERANO_ISA={isa}")
         except Unsupported:  # not for this processor
             continue
     return [
         {
             "key": each.key,
             "isa": each.note.isa if each.note else "?",
-            "serves": f"SOBERANO_ISA={here[each.key]}"
-            if each.key in here
-            else "nothing here: other version or processor",
+            "serves": here.get(each.key, "nothing here: it is of another version, or for another processor"),
             "compiler": each.note.compiler if each.note else "?",
-            "size": bytes_text(each.size),
+            "size": each.size,
             "path": str(each.path),
         }
         for each in native_cache.cached()

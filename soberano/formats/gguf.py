@@ -6,6 +6,9 @@
 import mmap
 import os
 import stat
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, get_args, get_origin, overload
@@ -20,6 +23,8 @@ __all__ = ["GGUF", "Chunks", "TensorInfo", "Typed", "read", "write"]
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
+_DONTNEED = getattr(mmap, "MADV_DONTNEED", None)  # Windows has no such word
+_POPULATE_READ = 22 if sys.platform == "linux" else None  # of Linux 5.14; Python has no name for it
 
 
 class GGUF:
@@ -46,12 +51,29 @@ class GGUF:
 
     def release(self, name: str) -> None:
         """Let the system take back the memory of a tensor that has been read. Reading it again still works."""
-        if self._map is None or not hasattr(mmap, "MADV_DONTNEED"):  # Windows has no such word
-            return
         info = self.tensors[name]
-        start = info.offset - info.offset % mmap.PAGESIZE
-        if info.nbytes:  # neighbours share the pages at both ends, and just read them again
-            self._map.madvise(mmap.MADV_DONTNEED, start, info.offset + info.nbytes - start)
+        self._advise(_DONTNEED, info.offset, info.nbytes)
+
+    def pieces(self, name: str, rows: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (first row, raw rows) of a matrix, so many rows at a time; what was read is given back as it goes.
+
+        Each piece is brought into memory at once: thousands of page faults, one by one, cost more than the reading.
+        """
+        raw, info = self.raw(name), self.tensors[name]
+        for start in range(0, len(raw), rows):
+            part = raw[start : start + rows]
+            offset = info.offset + start * raw.shape[-1]
+            self._advise(_POPULATE_READ, offset, part.nbytes)
+            yield start, part
+            self._advise(_DONTNEED, offset, part.nbytes)
+
+    def _advise(self, advice: int | None, offset: int, nbytes: int) -> None:
+        """Say what is wanted of a part of the map. The system is free not to listen; an old one does not know it."""
+        if self._map is None or advice is None or not nbytes:
+            return
+        start = offset - offset % mmap.PAGESIZE  # neighbours share the pages at both ends, and just read them again
+        with suppress(OSError):
+            self._map.madvise(advice, start, offset + nbytes - start)
 
     @overload
     def field(self, key: str, kind: type[T]) -> T: ...

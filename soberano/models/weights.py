@@ -20,6 +20,9 @@ from soberano.quant.tensor import QTensor, Stack
 # Tensors that a config reads, or that merely repeat what the metadata says.
 _NOT_WEIGHTS = {"rope_freqs.weight"}
 
+PIECE = 8 * 2**20
+"""Bytes of the file in memory at once, beside what they become."""
+
 
 @dataclass
 class _Loader:
@@ -30,8 +33,7 @@ class _Loader:
     done: int = 0
 
     def tick(self, info: TensorInfo) -> None:
-        """Note that a tensor has been read: its pages of the map need not stay in memory beside what it became."""
-        self.file.release(info.name)
+        """Note that a tensor has been read."""
         self.done += info.nbytes
         self.progress("load", self.done, sum(t.nbytes for t in self.file.tensors.values()), "bytes")
 
@@ -41,6 +43,7 @@ class _Loader:
         out = aligned((len(infos), *infos[0].shape), np.float32)
         for at, info in enumerate(infos):
             out[at] = info.format.dequantize(numpy_home, self.file.raw(info.name)).reshape(info.shape)
+            self.file.release(info.name)  # its pages need not stay in memory beside what it became
             self.tick(info)
         return self.home.asarray(out)
 
@@ -53,12 +56,13 @@ class _Loader:
             data = aligned(
                 (len(infos), -(-shape[0] // tiles.ROWS), tiles.layout_of(kind).panel_bytes(shape[1])), np.uint8
             )
+        rows = max(1, PIECE // (kind.row_bytes(shape[1]) * tiles.ROWS)) * tiles.ROWS
         for at, info in enumerate(infos):
-            raw = self.file.raw(info.name)
-            if self.plan.weights == "blocks":
-                data[at] = raw
-            else:
-                repack(kind, raw, data[at])
+            for start, raw in self.file.pieces(info.name, rows):
+                if self.plan.weights == "blocks":
+                    data[at, start : start + len(raw)] = raw
+                else:
+                    repack(kind, raw, data[at, start // tiles.ROWS :])
             self.tick(info)
         return QTensor(
             self.home.asarray(data[0] if lone else data),

@@ -45,31 +45,33 @@ inline void six_bits(const uint8_t* s, Row& row) {
   }
 }
 
+// A block of each format: its bytes, how it is read, and where its nibbles lie (`paired`) if a byte of it holds the two
+// columns that a byte of a tile holds; 0 if not.
 struct FileQ4_0 {
   using Tile = Q4;
-  static constexpr int bytes = 18;
-  static void read(const uint8_t* b, Row& r) { r.d = read16(b), nibbles(b + 2, r.code); }
+  static constexpr int bytes = 18, paired = 2;
+  static void read(const uint8_t* b, Row& r) { r.d = read16(b); }
 };
 struct FileQ4_1 {
   using Tile = Q4M;
-  static constexpr int bytes = 20;
-  static void read(const uint8_t* b, Row& r) { r.d = read16(b), r.m = read16(b + 2) ^ 0x8000, nibbles(b + 4, r.code); }
+  static constexpr int bytes = 20, paired = 4;
+  static void read(const uint8_t* b, Row& r) { r.d = read16(b), r.m = read16(b + 2) ^ 0x8000; }
 };
 struct FileQ5_0 {
   using Tile = Q5;
-  static constexpr int bytes = 22;
+  static constexpr int bytes = 22, paired = 0;
   static void read(const uint8_t* b, Row& r) { r.d = read16(b), nibbles(b + 6, r.code), fifth_bits(b + 2, r.code); }
 };
 struct FileQ5_1 {
   using Tile = Q5M;
-  static constexpr int bytes = 24;
+  static constexpr int bytes = 24, paired = 0;
   static void read(const uint8_t* b, Row& r) {
     r.d = read16(b), r.m = read16(b + 2) ^ 0x8000, nibbles(b + 8, r.code), fifth_bits(b + 4, r.code);
   }
 };
 struct FileQ8_0 {
   using Tile = Q8;
-  static constexpr int bytes = 34;
+  static constexpr int bytes = 34, paired = 0;
   static void read(const uint8_t* b, Row& r) {
     r.d = read16(b);
     for (int i = 0; i < 32; i++) r.code[i] = b[2 + i] ^ 128;
@@ -77,7 +79,7 @@ struct FileQ8_0 {
 };
 struct FileQ4_K {
   using Tile = Q4K;
-  static constexpr int bytes = 144;
+  static constexpr int bytes = 144, paired = 0;
   static void read(const uint8_t* b, Row& r) {
     r.d = read16(b), r.m = read16(b + 2), six_bits(b + 4, r);
     for (int c = 0; c < 4; c++)
@@ -87,7 +89,7 @@ struct FileQ4_K {
 };
 struct FileQ5_K {
   using Tile = Q5K;
-  static constexpr int bytes = 176;
+  static constexpr int bytes = 176, paired = 0;
   static void read(const uint8_t* b, Row& r) {
     r.d = read16(b), r.m = read16(b + 2), six_bits(b + 4, r);
     for (int c = 0; c < 4; c++)
@@ -99,7 +101,7 @@ struct FileQ5_K {
 };
 struct FileQ6_K {
   using Tile = Q6K;
-  static constexpr int bytes = 210;
+  static constexpr int bytes = 210, paired = 0;
   static void read(const uint8_t* b, Row& r) {
     for (int half = 0; half < 2; half++) {
       const uint8_t *low = b + 64 * half, *high = b + 128 + 32 * half;
@@ -127,9 +129,11 @@ template <int bits> inline void place(const uint8_t* code, int row, Codes<bits>&
     uint32_t word = (read32(code + 4 * i) & 0x0f0f0f0f) | (read32(code + 16 + 4 * i) & 0x0f0f0f0f) << 4;
     std::memcpy(to.low[i] + 4 * row, &word, 4);
   }
-  uint8_t* high = (uint8_t*)to.high;
-  for (int j = 0; j < 8; j++)
-    for (int c = 0; c < 4; c++) high[64 * (j / per) + 4 * row + c] |= (code[4 * j + c] >> 4) << (wide * (j % per));
+  for (int plane = 0; plane < wide; plane++) {  // what is above the nibbles of `per` words shares a word
+    uint32_t word = 0;
+    for (int j = 0; j < per; j++) word |= (read32(code + 4 * (plane * per + j)) >> 4 & 0x0f0f0f0f) << (wide * j);
+    std::memcpy((uint8_t*)to.high + 64 * plane + 4 * row, &word, 4);
+  }
 }
 
 inline void place(const uint8_t* code, int row, Codes<8>& to) {
@@ -148,7 +152,11 @@ template <class File> void pack(const uint8_t* raw, uint8_t* out, int64_t O, int
         Row row;
         File::read(from, row);
         Tile& tile = tiles[b];
-        for (int g = 0; g < Tile::columns / 32; g++) place(row.code + 32 * g, r, tile.codes[g]);
+        if constexpr (File::paired) {
+          for (int i = 0; i < 4; i++) std::memcpy(tile.codes[0].low[i] + 4 * r, from + File::paired + 4 * i, 4);
+        } else {
+          for (int g = 0; g < Tile::columns / 32; g++) place(row.code + 32 * g, r, tile.codes[g]);
+        }
         if constexpr (Tile::columns == 256)
           for (int s = 0; s < 256 / Tile::group; s++) tile.sub[s][r] = row.sub[s];
         if constexpr (Tile::columns == 256 && Tile::minimum)

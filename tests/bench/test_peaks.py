@@ -1,14 +1,18 @@
 """The machine's peaks: the kernels read every byte that they say they read, and no share is of the wrong arithmetic."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import soberano
 from soberano.backends import native
 from soberano.backends.plan import Plan
 from soberano.bench import peaks
+from soberano.bench.roof import Roof
 from soberano.core.errors import Unsupported
+from tests.tiny import write_tiny_llama
 
 NUMPY = Plan("numpy", "numpy")
 
@@ -47,3 +51,19 @@ def test_the_arithmetic_follows_the_role_where_there_is_a_matrix_unit() -> None:
     amx = Plan("cpu", "jax", native=True, isa="amx")
     assert peaks.arithmetic_of(amx, "prompt") == "bf16 tiles" and peaks.arithmetic_of(amx, "token") == "bytes"
     assert peaks.arithmetic_of(replace(amx, isa="avx2"), "prompt") == "bytes"
+
+
+def test_the_roof_counts_each_weight_once_and_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny_llama(tmp_path / "tiny.gguf")
+    with soberano.load(tmp_path / "tiny.gguf", backend="numpy") as model:
+        roof = Roof(model)
+    layer = 64 * 64 * 2 + 32 * 64 * 2 + 3 * 64 * 128  # q and output, k and v, the three of the feed-forward layer
+    assert roof.operations_per_token == 2 * 2 * layer
+    assert roof.bytes_per_token == 4 * (2 * (layer + 2 * 64) + 384 * 64), "as float32, with the two norms; tied output"
+    assert roof.bytes_per_seen == 2 * 2 * 2 * 16 * 4, "keys and values of 2 layers, 2 heads of 16, in float32"
+    monkeypatch.setattr(peaks, "read_gbs", lambda *_: 1.0)
+    monkeypatch.setattr(peaks, "gigaops", lambda *_: {"float32": 1.0})
+    roof.measure()
+    assert roof.decode_share(1e9 / roof.bytes_per_token, seen=0) == pytest.approx(1.0)
+    assert roof.decode_share(1e9 / roof.bytes_per_token, seen=roof.bytes_per_token / 512) == pytest.approx(2.0)
+    assert roof.prefill_share(0.5e9 / roof.operations_per_token) == pytest.approx(0.5)

@@ -258,19 +258,39 @@ def test_what_is_released_is_read_again(path: Path) -> None:
     file.release("vector")  # of a closed file: nothing to do
 
 
+def resident(path: Path) -> int:
+    """How many bytes of a file this process has in memory by its maps."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    sizes = [int(next(each for each in lines if each.startswith("Rss:")).split()[1])
+             for line in lines if line.endswith(str(path))]  # fmt: skip
+    return 1024 * sum(sizes)
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="this system does not say what a map holds")
 def test_release_gives_memory_back(path: Path) -> None:
-    def resident() -> int:
-        lines = iter(Path("/proc/self/smaps").read_text().splitlines())
-        sizes = [int(next(each for each in lines if each.startswith("Rss:")).split()[1])
-                 for line in lines if line.endswith(str(path))]  # fmt: skip
-        return 1024 * sum(sizes)
-
     size = 8 << 20
     write(path, {}, {"a": (F32, np.ones((1, size), np.uint8)), "b": (F32, np.ones((1, size), np.uint8))})
     with read(path) as file:
         for name in ("a", "b"):
             file.raw(name).sum()
-        assert resident() >= 2 * size
+        assert resident(path) >= 2 * size
         file.release("a")
-        assert size <= resident() < 1.5 * size
+        assert size <= resident(path) < 1.5 * size
+
+
+def test_pieces_are_the_whole_matrix_in_order(path: Path) -> None:
+    write_tiny_llama(path)
+    with read(path) as file:
+        whole = file.raw("token_embd.weight")
+        for rows in (1, 100, 384, 1000):
+            seen = [(start, np.array(part)) for start, part in file.pieces("token_embd.weight", rows)]
+            assert [start for start, _ in seen] == list(range(0, 384, rows))
+            np.testing.assert_array_equal(np.concatenate([part for _, part in seen]), whole)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="this system does not say what a map holds")
+def test_one_piece_is_in_memory_at_a_time(path: Path) -> None:
+    write(path, {}, {"m": (F32, np.zeros((64, 2**20), np.uint8))})  # 64 MB
+    with read(path) as file:
+        held = [resident(path) for _, part in file.pieces("m", 8) if part.sum() == 0]
+        assert len(held) == 8 and max(held) <= 9 * 2**20 and resident(path) <= 2**20
