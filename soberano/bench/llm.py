@@ -67,6 +67,7 @@ def run(
     *,
     backend: str | None = None,
     context: int | None = None,
+    cache: str | None = None,
     prompt_tokens: int = 512,
     new_tokens: int = 128,
     repeat: int = 3,
@@ -89,7 +90,8 @@ def run(
             f"ask for at least {prompt_tokens + new_tokens + 1}"
         )
     started = time.perf_counter()
-    with load(path, backend=backend, context=context or prompt_tokens + new_tokens + 64, progress=progress) as model:
+    room = context or prompt_tokens + new_tokens + 64
+    with load(path, backend=backend, context=room, cache=cache, progress=progress) as model:
         load_s = time.perf_counter() - started
         prompt = model.tokenizer.encode(sample_text()[: 40 * prompt_tokens])[:prompt_tokens]
         first = _once(model, prompt[:16], 1)["prefill_s"]
