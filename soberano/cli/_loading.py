@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def load_model(args: argparse.Namespace) -> "Model":
-    """The model that MODEL, --backend and --context ask for."""
+    """The model that MODEL, --backend, --context and --cache ask for."""
     import soberano
     from soberano.registry.store import resolve
 
     path = resolve(args.model)
     with progress() as show:
-        return soberano.load(path, backend=args.backend, context=args.context, progress=show)
+        return soberano.load(path, backend=args.backend, context=args.context, cache=args.cache, progress=show)

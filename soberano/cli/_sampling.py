@@ -89,3 +89,8 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens of prompt and answer together (default: the model's, at most 4096)",
     )
+    parser.add_argument(
+        "--cache",
+        metavar="TYPE",
+        help="what keys and values are kept as: f16, bf16, or q8_0 in half the memory (default: f16)",
+    )

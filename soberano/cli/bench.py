@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
                 resolve(args.model),
                 backend=args.backend,
                 context=args.context,
+                cache=args.cache,
                 prompt_tokens=args.prompt_tokens,
                 new_tokens=args.new_tokens,
                 depth=args.depth,

@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
             name=args.name or (None if Path(model).expanduser().is_file() else model),
             backend=args.backend,
             context=args.context,
+            cache=args.cache,
             api_key=key,
             progress=show,
             on_ready=shown.close,  # what is drawn on a terminal makes way for the address

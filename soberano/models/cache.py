@@ -4,6 +4,7 @@
 events.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 from soberano.backends.base import Home
 from soberano.backends.choose import free_memory
 from soberano.backends.tree import node
-from soberano.core.errors import CapacityError
+from soberano.core.errors import CapacityError, InputError
 from soberano.core.types import Array
 from soberano.core.units import bytes_text
 from soberano.ops.attention import attend
+from soberano.ops.pages import GROUP, TYPES, shapes
 from soberano.ops.rope import Pairing, Rotation
 
 PAGE = 32
@@ -27,8 +29,8 @@ PAGE = 32
 class Cache:
     """Keys and values of all layers, with the places that the tokens of this step take in it.
 
-    k (L, P, K, E, page), v (L, P, K, page, E); positions (B, T), table (B, N), layer () int32: see
-    soberano.ops.attention.
+    k (L, P, K, E, page), v (L, P, K, page, E), of a type of soberano.ops.pages; positions (B, T), table (B, N), layer
+    () int32: see soberano.ops.attention.
     """
 
     k: Array
@@ -60,6 +62,18 @@ class Cache:
         return out, replace(self, k=new_k, v=new_v)
 
 
+def cache_dtype(name: str, width: int) -> Any:
+    """The dtype of the pages of a cache called f16, bf16 or q8_0, for heads of `width`. Raises InputError."""
+    if name not in TYPES:
+        raise InputError(f"cache is {name!r}; pass {', '.join(TYPES)}, or nothing for what suits the backend")
+    if name == "q8_0" and width % GROUP:
+        raise InputError(
+            f"cache is 'q8_0', which has a scale for every {GROUP} numbers of a head, and the heads of this model have "
+            f"{width}; pass f16 or bf16"
+        )
+    return TYPES[name]
+
+
 @dataclass(frozen=True)
 class Room:
     """What the page arrays of a cache take: known, and refused, before anything is allocated."""
@@ -77,9 +91,15 @@ class Room:
         return self.sequences * -(-self.context // PAGE)
 
     @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of the key pages (L, P, K, E, page), and of the value pages (L, P, K, page, E); of q8_0 with its scales."""
+        keys, values = shapes(np.dtype(self.dtype), self.width, PAGE)
+        return (self.layers, self.pages, self.kv_heads, *keys), (self.layers, self.pages, self.kv_heads, *values)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of keys and values."""
-        return 2 * self.layers * self.pages * self.kv_heads * self.width * PAGE * np.dtype(self.dtype).itemsize
+        return sum(math.prod(shape) for shape in self.shapes) * np.dtype(self.dtype).itemsize
 
     def check(self) -> None:
         """Raise CapacityError when the memory of this machine cannot hold it. Of a device's own memory, ask it."""
@@ -87,10 +107,10 @@ class Room:
             raise self._refusal()
 
     def make(self, home: Home) -> tuple[Array, Array]:
-        """Zero arrays (L, P, K, E, page) and (L, P, K, page, E). Raises CapacityError when there is no memory left."""
+        """Zero arrays of these shapes. Raises CapacityError when there is no memory left."""
+        keys, values = self.shapes
         try:
-            keys = home.xp.zeros((self.layers, self.pages, self.kv_heads, self.width, PAGE), self.dtype)
-            return keys, home.xp.zeros((self.layers, self.pages, self.kv_heads, PAGE, self.width), self.dtype)
+            return home.xp.zeros(keys, self.dtype), home.xp.zeros(values, self.dtype)
         except (MemoryError, RuntimeError) as error:  # NumPy and CuPy raise the one, XLA a class of the other
             if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
                 raise self._refusal() from error
@@ -100,8 +120,8 @@ class Room:
         many = f", {self.sequences} times" if self.sequences > 1 else ""
         return CapacityError(
             f"a cache for a context of {self.context} tokens{many} takes {bytes_text(self.nbytes)}, and "
-            f"{bytes_text(free_memory())} of memory are free; ask for a smaller context, fewer sequences at once, or "
-            f"close other programs"
+            f"{bytes_text(free_memory())} of memory are free; ask for a smaller context, fewer sequences at once, "
+            f"a cache of q8_0, or close other programs"
         )
 
 

@@ -16,7 +16,7 @@ from soberano.core.settings import settings
 from soberano.core.types import Array
 from soberano.formats import gguf
 from soberano.models.architecture import architecture
-from soberano.models.cache import Pages, Room
+from soberano.models.cache import Pages, Room, cache_dtype
 from soberano.models.generate import Generation
 from soberano.models.layers import Metadata
 from soberano.models.options import Options
@@ -34,7 +34,14 @@ class Model:
     """A model that is loaded and ready. One thread at a time may start and step its generations."""
 
     def __init__(
-        self, path: Path, file: gguf.GGUF, backend: str | None, context: int | None, sequences: int, progress: Progress
+        self,
+        path: Path,
+        file: gguf.GGUF,
+        backend: str | None,
+        context: int | None,
+        sequences: int,
+        cache: str | None,
+        progress: Progress,
     ) -> None:
         _refuse_parts(file)
         name = file.field("general.architecture", str)
@@ -52,7 +59,8 @@ class Model:
         self.home = home(self.plan.home)
         self.home.persist(settings().cache_dir() / "programs")
         self.programs, c = Programs(name, self.config, self.plan), self.config
-        self._room = Room(c.layers, c.kv_heads, c.head, self.programs.cache_dtype, self.context, sequences)
+        dtype = self.programs.cache_dtype if cache is None else cache_dtype(cache, c.head)
+        self._room = Room(c.layers, c.kv_heads, c.head, dtype, self.context, sequences)
         if self.plan.platform == "cpu":
             self._room.check()  # before the weights: a refusal need not wait for them
         self.weights = load_weights(file, self.module, found, self.plan, self.home, progress)
@@ -137,19 +145,22 @@ def load(
     backend: str | None = None,
     context: int | None = None,
     sequences: int = 1,
+    cache: str | None = None,
     progress: Progress = silent,
 ) -> Model:
     """Load a GGUF file, or the model that `soberano pull` stored by that name, ready to generate.
 
     `backend` is auto, cpu, cuda, xla or numpy (default: SOBERANO_BACKEND). `context` is the longest conversation in
-    tokens (default: the model's, at most 4096), and the cache has room for `sequences` of that length. Raises FileError
-    for a file that is missing or damaged, UnsupportedModel, naming it, for what we do not know.
+    tokens (default: the model's, at most 4096), and the cache has room for `sequences` of that length. `cache` is
+    the type of its numbers: f16, bf16 or q8_0, which takes half the memory (default: f16, and float32 where only the
+    meaning computes on a CPU). Raises FileError for a file that is missing or damaged, UnsupportedModel, naming it, for
+    what we do not know.
     """
     where = Path(path)
     if not where.exists():  # a stored name, or an error that says what there is
         where = resolve(os.fspath(path))
     with gguf.read(where) as file:
-        return Model(where, file, backend, context, sequences, progress)
+        return Model(where, file, backend, context, sequences, cache, progress)
 
 
 def _refuse_parts(file: gguf.GGUF) -> None:

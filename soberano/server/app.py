@@ -176,6 +176,7 @@ def serve(
     backend: str | None = None,
     context: int | None = None,
     sequences: int = 4,
+    cache: str | None = None,
     api_key: str | None = None,
     max_running: int = 16,
     max_waiting: int = 64,
@@ -199,7 +200,7 @@ def serve(
         progress(label, done, total, unit)
 
     engine = Engine(
-        _loader(model, backend, context, sequences, watched),
+        _loader(model, watched, backend=backend, context=context, sequences=sequences, cache=cache),
         name=name or (_stem(model) if isinstance(model, str | Path) else None),
         max_running=max_running,
         max_waiting=max_waiting,
@@ -216,14 +217,12 @@ def serve(
             engine.model.close()
 
 
-def _loader(
-    model: str | Path | Model, backend: str | None, context: int | None, sequences: int, progress: Progress
-) -> Callable[[], Model]:
+def _loader(model: str | Path | Model, progress: Progress, **how: Any) -> Callable[[], Model]:
     def given() -> Model:
         if not isinstance(model, str | Path):
             _warm_up(model, progress)
             return model
-        made = load(model, backend=backend, context=context, sequences=sequences, progress=progress)
+        made = load(model, progress=progress, **how)
         try:
             _warm_up(made, progress)
         except BaseException:

@@ -1,5 +1,6 @@
 """The book of pages: no page is lost or held twice, whatever happens."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soberano.backends.base import Home
-from soberano.core.errors import CapacityError
-from soberano.models.cache import PAGE, Pages, Room
+from soberano.core.errors import CapacityError, InputError
+from soberano.models.cache import PAGE, Pages, Room, cache_dtype
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 400)), max_size=200))
@@ -39,10 +40,21 @@ def test_what_is_not_held_cannot_come_back() -> None:
 
 
 def test_a_room_knows_its_bytes(home: Home) -> None:
-    room = Room(layers=3, kv_heads=2, width=16, dtype=np.float16, context=65, sequences=2)
+    room = Room(layers=3, kv_heads=2, width=32, dtype=np.float16, context=65, sequences=2)
     keys, values = room.make(home)
-    assert keys.shape == (3, 6, 2, 16, PAGE) and values.shape == (3, 6, 2, PAGE, 16)
+    assert keys.shape == (3, 6, 2, 32, PAGE) and values.shape == (3, 6, 2, PAGE, 32)
     assert room.nbytes == keys.nbytes + values.nbytes
+    for name, numbers in (("bf16", 2), ("q8_0", 1 + 2 / 32)):
+        other = replace(room, dtype=cache_dtype(name, 32))
+        keys, values = other.make(home)
+        assert other.nbytes == keys.nbytes + values.nbytes == room.nbytes * numbers / 2
+
+
+def test_a_cache_that_cannot_be_is_refused() -> None:
+    with pytest.raises(InputError, match="cache is 'q4'; pass f16, bf16, q8_0, or nothing"):
+        cache_dtype("q4", 64)
+    with pytest.raises(InputError, match="every 32 numbers of a head, and the heads of this model have 80; pass f16"):
+        cache_dtype("q8_0", 80)
 
 
 OUT = "context of 64 tokens takes 16.* and .* of memory are free; ask for a smaller context"

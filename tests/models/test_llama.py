@@ -113,6 +113,18 @@ def test_decode_equals_prefill(model: Model) -> None:
         np.testing.assert_allclose(single, together, rtol=0, atol=2e-4)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("cache", ["f16", "bf16", "q8_0"])
+def test_every_backend_keeps_every_cache(backend: str, cache: str, tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "m.gguf", width=128, types=lambda name: "F32")  # heads of 32
+    with soberano.load(tmp_path / "m.gguf", backend="numpy") as reference:
+        expected = all_logits(reference, PROMPT)
+    with soberano.load(tmp_path / "m.gguf", backend=backend, cache=cache) as model:
+        found = distance([expected], [all_logits(model, PROMPT, single=True)])
+    limit = {"f16": 1e-5, "bf16": 1e-3, "q8_0": 1e-3}[cache]  # 11, 8 and 8 bits of a number
+    assert found.kl_mean < limit and found.agreement > 0.97, found
+
+
 def test_a_sequence_does_not_notice_others(model: Model) -> None:
     running = [model.start(PROMPT[i:], Options(max_tokens=12, ignore_eos=True, temperature=0)) for i in range(3)]
     seen: list[list[int]] = [[], [], []]
