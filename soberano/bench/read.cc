@@ -2,18 +2,17 @@
 #include "soberano/backends/pool.h"
 #include "soberano/backends/simd.h"
 
-// A sum of floats that nobody wants, so that the reads are not dropped. Each thread reads one long part.
+// A sum of floats that nobody wants, so that the reads are not dropped. Each thread reads four runs side by side: of one,
+// two or four, with and without asking ahead, that was the fastest.
 extern "C" void soberano_read(const float* data, float* sums, int64_t n) {
   using namespace soberano;
   Pool& pool = Pool::instance();
-  const int64_t parts = pool.threads();
+  const int64_t parts = pool.threads(), run = n / parts / 4 / 16 * 16;
   pool.parallel(int(parts), [&](int part) {
     f32x16 sum[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
-    for (int64_t i = n / 64 * part / parts * 64; i < n / 64 * (part + 1) / parts * 64; i += 64)
-      for (int lane = 0; lane < 4; lane++) {
-        __builtin_prefetch(data + i + 16 * lane + 1024);
-        sum[lane] = sum[lane] + load(data + i + 16 * lane);
-      }
+    const float* from = data + 4 * run * part;
+    for (int64_t i = 0; i < run; i += 16)
+      for (int each = 0; each < 4; each++) sum[each] = sum[each] + load(from + each * run + i);
     store(sums + 16 * part, (sum[0] + sum[1]) + (sum[2] + sum[3]));
   });
 }

@@ -2,7 +2,7 @@
 //
 //   score = x.q * scale[x] + reach[q] * error[x] - half[x], in this order; what is absent is 1, 0 or 0
 //
-// Threads claim runs of rows one after another. A run is read once for all queries: 32 rows meet 16 queries at a time,
+// Threads claim runs of rows one after another. A run is read once for all queries: 16 rows meet 32 queries at a time,
 // their scores stay in the first cache, and only those above the query's score to beat go on to its list.
 #include <algorithm>
 #include <atomic>
@@ -38,60 +38,71 @@ template <class Products>
 const typename Products::Row* ready(const Base& base, const Products& products, int64_t first, int64_t last,
                                     typename Products::Row* room) {
   using Row = typename Products::Row;
-  const Row* rows = (const Row*)base.data + first * base.D;
   if (base.kind == kBit) {
     const int64_t bytes = (base.D + 7) / 8;
-    for (int64_t r = first; r < last; r++)
-      for (int64_t i = 0; i < products.padded; i += 64) {
-        uint8_t bits[8] = {};
-        const int64_t left = bytes - i / 8;
-        std::memcpy(bits, (const uint8_t*)base.data + r * bytes + i / 8, std::min<int64_t>(8, left));
-        expand_signs(bits, (int8_t*)room + (r - first) * products.padded + i);
+    for (int64_t r = first; r < last; r++) {
+      const uint8_t* bits = (const uint8_t*)base.data + r * bytes;
+      int8_t* to = (int8_t*)room + (r - first) * products.padded;
+      int64_t i = 0;
+      for (; i + 64 <= base.D; i += 64) expand_signs(bits + i / 8, to + i);
+      if (i < base.D) {
+        uint8_t last[8] = {};
+        std::copy(bits + i / 8, bits + bytes, last);
+        expand_signs(last, to + i);
       }
+    }
     return room;
   }
-  if (products.padded == 1 || (base.D == products.padded && (last - first) % kRows == 0)) return rows;
+  const Row* rows = (const Row*)base.data + first * base.D;
+  if (!products.padded || (base.D == products.padded && (last - first) % kRows == 0)) return rows;
   for (int64_t r = 0; r < last - first; r++)
     std::copy(rows + r * base.D, rows + (r + 1) * base.D, room + r * products.padded);
   return room;
 }
 
 // Offer the scores of n rows from `first` with the queries of group g to their lists.
-inline void offer(float (*raw)[kQueries], int64_t first, int64_t n, const Base& base, const float* reach, int64_t g,
-                  Best& best) {
-  const f32x16 to_beat = load(best.to_beat.data() + g * kQueries);
-  f32x16 highest = set1(-std::numeric_limits<float>::infinity());
-  for (int64_t r = 0; r < n; r++) {
-    f32x16 score = load(raw[r]);
-    if (base.scale) score = score * set1(base.scale[first + r]);
-    if (reach) score = fma(load(reach + g * kQueries), set1(base.error[first + r]), score);
-    if (base.half) score = score - set1(base.half[first + r]);
-    store(raw[r], score);
-    highest = max(highest, score);
-  }
-  if (!greater(highest, to_beat)) return;
-  for (int64_t r = 0; r < n; r++)
-    for (uint32_t mask = greater(load(raw[r]), load(best.to_beat.data() + g * kQueries)); mask; mask &= mask - 1) {
-      const int q = __builtin_ctz(mask);
-      best.add(g * kQueries + q, raw[r][q], first + r);
+template <class Products>
+void offer(const Products& products, const typename Products::Sums& sums, int64_t first, int64_t n, const Base& base,
+           const float* reach, int64_t queries, int64_t g, Best& best) {
+  for (int h = 0; h < 2 && g * kQueries + 16 * h < queries; h++) {
+    const int64_t at = g * kQueries + 16 * h;
+    const f32x16 far = reach ? load(reach + at) : set1(0.0f);
+    const auto score = [&](int64_t r) {
+      f32x16 found = products.product(sums, r, h, g);
+      if (base.scale) found = found * set1(base.scale[first + r]);
+      if (reach) found = fma(far, set1(base.error[first + r]), found);
+      if (base.half) found = found - set1(base.half[first + r]);
+      return found;
+    };
+    f32x16 highest = set1(-std::numeric_limits<float>::infinity());
+    for (int64_t r = 0; r < n; r++) highest = max(highest, score(r));
+    if (!greater(highest, load(best.to_beat.data() + at))) continue;
+    for (int64_t r = 0; r < n; r++) {
+      float found[16];
+      store(found, score(r));
+      for (uint32_t mask = greater(load(found), load(best.to_beat.data() + at)); mask; mask &= mask - 1) {
+        const int q = __builtin_ctz(mask);
+        best.add(at + q, found[q], first + r);
+      }
     }
+  }
 }
 
 template <class Products>
-void scan(const Base& base, const Products& products, const float* reach, int64_t groups, int64_t run,
+void scan(const Base& base, const Products& products, const float* reach, int64_t queries, int64_t run,
           std::atomic<int64_t>& next, Best& best) {
   using Row = typename Products::Row;
-  const int64_t stride = products.padded == 1 ? base.D : products.padded;
-  const Aligned<Row> room(products.padded == 1 ? 0 : run * stride);
-  alignas(64) float raw[kRows][kQueries] = {};
+  const int64_t stride = products.padded ? products.padded : base.D, groups = up_to(queries, kQueries) / kQueries;
+  const Aligned<Row> room(products.padded ? run * stride : 0);
+  typename Products::Sums sums;
   for (int64_t first; (first = run * next.fetch_add(1, std::memory_order_relaxed)) < base.N;) {
     const int64_t last = std::min(first + run, base.N);
     const Row* rows = ready(base, products, first, last, room.data);
     for (int64_t g = 0; g < groups; g++)
       for (int64_t at = first; at < last; at += kRows) {
         const int64_t n = std::min<int64_t>(kRows, last - at);
-        products.block(rows + (at - first) * stride, stride, n, g, raw);
-        offer(raw, at, n, base, reach, g, best);
+        products.block(rows + (at - first) * stride, stride, n, g, sums);
+        offer(products, sums, at, n, base, reach, queries, g, best);
       }
   }
 }
@@ -101,7 +112,7 @@ template <class Products>
 void pass(const Queries& queries, const Base& base, int64_t k, float* scores, int32_t* ids,
           [[maybe_unused]] bool tiles) {
   Pool& pool = Pool::instance();
-  const int64_t groups = (queries.Q + kQueries - 1) / kQueries, padded = groups * kQueries;
+  const int64_t padded = up_to(queries.Q, kQueries);
   const Products products(queries.data, queries.Q, base.D);
   std::vector<float> reach(queries.reach ? padded : 0);
   if (queries.reach) std::copy(queries.reach, queries.reach + queries.Q, reach.begin());
@@ -115,7 +126,7 @@ void pass(const Queries& queries, const Base& base, int64_t k, float* scores, in
 #if SOBERANO_AMX
     if (tiles) configure_tiles();
 #endif
-    scan(base, products, queries.reach ? reach.data() : nullptr, groups, run, next, best[t]);
+    scan(base, products, queries.reach ? reach.data() : nullptr, queries.Q, run, next, best[t]);
 #if SOBERANO_AMX
     if (tiles) _tile_release();
 #endif

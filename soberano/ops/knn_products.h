@@ -1,8 +1,10 @@
-// Inner products of 32 rows with 16 queries, for each kind of row. Every kind has a class with
+// Inner products of 16 rows with 32 queries, for each kind of row. Every kind has a class with
 //
-//   Row                         what a row is made of, here: float, bfloat16 as uint16_t, or codes as int8_t
-//   padded                      how many Rows a row must have for `block`, zeros at the end
-//   block(rows, stride, n, g, raw)   products of n <= 32 rows with the 16 queries of group g -> raw[32][16]
+//   Row                            what a row is made of, here: float, bfloat16 as uint16_t, or codes as int8_t
+//   padded                         how many Rows a row must have for `block`, zeros at the end; 0 for no matter
+//   Sums                           room for the products of 16 rows with 32 queries
+//   block(rows, stride, n, g, sums)    multiply n <= 16 rows with the 32 queries of group g
+//   product(sums, r, h, g)             the products of row r with the 16 queries of half h of the group
 //
 // Floats are multiplied and added column by column in 16 lanes, then the lanes in the order of `sum`: a product has the
 // same bits in any batch and on any path. Codes are multiplied with queries of 15 bits, 128 high + low, in exact
@@ -18,7 +20,7 @@
 
 namespace soberano {
 
-constexpr int kRows = 32, kQueries = 16;
+constexpr int kRows = 16, kQueries = 32;
 #if SOBERANO_AVX512
 constexpr int kTogether = 4;  // queries that meet 4 rows at a time: as many sums as there are registers
 #else
@@ -41,7 +43,7 @@ template <class T> struct Aligned {
 inline f32x16 load_row(const float* p) { return load(p); }
 inline f32x16 load_row(const uint16_t* p) { return load_bf16(p); }
 
-// R rows against N queries, each of D columns, padded with zeros for the queries: products[r][n], row length 16.
+// R rows against N queries, each of D columns, padded with zeros for the queries: products[r * kQueries + n].
 template <int R, int N, class Row>
 void dots(const Row* const* rows, const float* queries, int64_t width, int64_t D, int64_t ahead, float* products) {
   f32x16 acc[R][N];
@@ -80,25 +82,30 @@ void dots(const Row* const* rows, const float* queries, int64_t width, int64_t D
 template <class T> class FloatProducts {
  public:
   using Row = T;
+  struct Sums {
+    alignas(64) float raw[kRows][kQueries] = {};
+  };
   FloatProducts(const float* queries, int64_t Q, int64_t D)
-      : padded(1), Q_(Q), D_(D), width_(up_to(D, 16)), queries_(Q * width_) {
+      : padded(0), Q_(Q), D_(D), width_(up_to(D, 16)), queries_(Q * width_) {
     for (int64_t q = 0; q < Q; q++) std::copy(queries + q * D, queries + (q + 1) * D, queries_.data + q * width_);
   }
 
-  void block(const Row* rows, int64_t stride, int64_t n, int64_t g, float (*raw)[kQueries]) const {
+  void block(const Row* rows, int64_t stride, int64_t n, int64_t g, Sums& sums) const {
     const int64_t present = std::min<int64_t>(kQueries, Q_ - g * kQueries);
     const int64_t ahead = g ? 0 : std::max<int64_t>(4 * stride * sizeof(Row), 2048);  // later groups find the rows near
     int64_t r = 0;
     for (; r + 4 <= n; r += 4) {
       const Row* four[4] = {rows + r * stride, rows + (r + 1) * stride, rows + (r + 2) * stride,
                             rows + (r + 3) * stride};
-      several<4>(four, g * kQueries, present, ahead, raw[r]);
+      several<4>(four, g * kQueries, present, ahead, sums.raw[r]);
     }
     for (; r < n; r++) {
       const Row* one = rows + r * stride;
-      several<1>(&one, g * kQueries, present, 0, raw[r]);
+      several<1>(&one, g * kQueries, present, 0, sums.raw[r]);
     }
   }
+
+  f32x16 product(const Sums& sums, int64_t r, int h, int64_t) const { return load(sums.raw[r] + 16 * h); }
 
   // R rows with `present` queries from `first`.
   template <int R>
@@ -139,22 +146,26 @@ inline f32x16 join(const int32_t* high, const int32_t* low, f32x16 step) {
 class CodeProducts {
  public:
   using Row = int8_t;
+  struct Sums {
+    alignas(64) int32_t high[kRows][kQueries] = {}, low[kRows][kQueries] = {};
+  };
   CodeProducts(const float* queries, int64_t Q, int64_t D)
       : padded(up_to(D, 64)), Q_(Q), high_(Q * padded), low_(Q * padded), step_(up_to(Q, kQueries)) {
     for (int64_t q = 0; q < Q; q++)
       step_.data[q] = split(queries + q * D, D, high_.data + q * padded, low_.data + q * padded);
   }
 
-  void block(const Row* rows, int64_t stride, int64_t n, int64_t g, float (*raw)[kQueries]) const {
+  void block(const Row* rows, int64_t stride, int64_t n, int64_t g, Sums& sums) const {
     const int64_t first = g * kQueries, present = std::min<int64_t>(kQueries, Q_ - first);
-    for (int64_t r = 0; r < n; r++) {
-      int32_t high[kQueries] = {}, low[kQueries] = {};
+    for (int64_t r = 0; r < n; r++)
       for (int64_t q = 0; q < present; q++) {
-        high[q] = dot_bytes(rows + r * stride, high_.data + (first + q) * padded, padded);
-        low[q] = dot_bytes(rows + r * stride, low_.data + (first + q) * padded, padded);
+        sums.high[r][q] = dot_bytes(rows + r * stride, high_.data + (first + q) * padded, padded);
+        sums.low[r][q] = dot_bytes(rows + r * stride, low_.data + (first + q) * padded, padded);
       }
-      store(raw[r], join(high, low, load(step_.data + first)));
-    }
+  }
+
+  f32x16 product(const Sums& sums, int64_t r, int h, int64_t g) const {
+    return join(sums.high[r] + 16 * h, sums.low[r] + 16 * h, load(step_.data + g * kQueries + 16 * h));
   }
 
   const int64_t padded;
