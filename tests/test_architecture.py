@@ -47,6 +47,8 @@ ROOMS: dict[str, tuple[list[str], str]] = {
     "prometheus_client": (["server/*.py"], "metrics"),
     "rich": (["cli/*.py"], "terminals only"),
     "llama_cpp": (["bench/peer_llama_cpp.py"], "a peer to measure against, where somebody has it"),
+    "faiss": (["bench/peer_knn.py"], "as llama_cpp"),
+    "usearch": (["bench/peer_knn.py"], "as llama_cpp"),
     # Ways out of the process, from the standard library.
     "socket": (["core/egress.py", "server/*.py"], "egress is one room; the server binds its port"),
     "ssl": (["core/egress.py", "server/*.py"], "certificates of the way out and of the way in"),

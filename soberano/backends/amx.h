@@ -1,6 +1,6 @@
 // The matrix unit of newer Intel processors (AMX): permission to use it, and the shape of its tiles.
 #pragma once
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__AVX512BF16__) && defined(__linux__)
 #define SOBERANO_AMX 1
 #include <immintrin.h>
 #include <sys/syscall.h>

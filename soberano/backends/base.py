@@ -36,6 +36,10 @@ class Home:
     def synchronize(self, array: Array) -> None:
         """Wait until an array is computed."""
 
+    def concrete(self, array: Array) -> bool:
+        """Whether the numbers can be looked at now; not so while a function is being compiled."""
+        return True
+
     def bitcast(self, array: Array, dtype: Any) -> Array:
         """Read the bytes of the last axis as `dtype`: uint8 (..., n * size) -> dtype (..., n)."""
         return self.xp.ascontiguousarray(array).view(dtype)

@@ -39,6 +39,9 @@ class JaxHome(Home):
     def synchronize(self, array: Array) -> None:
         jax.block_until_ready(array)
 
+    def concrete(self, array: Array) -> bool:
+        return not isinstance(array, jax.core.Tracer)
+
     def bitcast(self, array: Array, dtype: Any) -> Array:
         size = np.dtype(dtype).itemsize
         if size > 1:

@@ -31,7 +31,7 @@ X86, ARM64 = ("x86_64", "amd64"), ("aarch64", "arm64")  # as platform.machine() 
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
 ISA_FLAGS = {
-    "amx": (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
+    "amx": (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
     "avx512": _AVX512,
     "avx2": _AVX2,
     "neon": ("-march=armv8-a",),  # what every arm64 processor has; `auto` takes dot products too, where they are

@@ -47,6 +47,7 @@ class Ask:
     path: Path
     backend: str | None = None
     context: int | None = None  # just enough if None
+    cache: str | None = None  # how keys and values are kept; None is what the plan prefers
     prompt_tokens: int = 512
     new_tokens: int = 128
     depth: int = 0  # also measure after so many tokens

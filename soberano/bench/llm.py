@@ -99,7 +99,7 @@ def _tokens(ask: Ask) -> list[int]:
 
 def _speed(ask: Ask, tokens: list[int], found: LlmResult, note: _Notes, progress: Progress) -> None:
     started = time.perf_counter()
-    with load(ask.path, backend=ask.backend, context=ask.room, progress=progress) as model:
+    with load(ask.path, backend=ask.backend, context=ask.room, cache=ask.cache, progress=progress) as model:
         found.load_s = time.perf_counter() - started
         found.first_token_s = speed.once(model, tokens, Case(0, 16, 1)).prefill_s
         roof = Roof(model)
@@ -141,7 +141,8 @@ def _busy(what: str, idle: Pair, beside: Pair, note: _Notes) -> None:
 
 def _memory(ask: Ask, tokens: list[int], found: LlmResult, note: _Notes) -> None:
     case, theirs = ask.cases[0], None
-    ours = memory.ours(ask.path, ask.backend, ask.room, tokens, case)
+    how = {"backend": ask.backend, "context": ask.room, "cache": ask.cache}
+    ours = memory.ours(ask.path, how, tokens, case)
     if ask.against:
         theirs = memory.theirs(ask.against, ask.path, native.threads(), ask.room, tokens, case, ask.peer_python)
     for what, i in (("private memory", 0), ("peak memory", 1)):

@@ -27,10 +27,10 @@ class Memory(NamedTuple):
     peak: int  # resident at most, shared pages included
 
 
-def ours(path: Path, backend: str | None, context: int, tokens: list[int], case: Case) -> Memory:
-    """The memory of a process of its own that loads a model and does the case."""
+def ours(path: Path, how: dict[str, Any], tokens: list[int], case: Case) -> Memory:
+    """The memory of a process of its own that loads a model, with the options `how` of load, and does the case."""
     _refuse_elsewhere()
-    task = json.dumps([str(path), backend, context, tokens[: case.tokens], case])
+    task = json.dumps([str(path), how, tokens[: case.tokens], case])
     done = subprocess.run(
         [sys.executable, "-m", "soberano.bench.memory"], input=task, capture_output=True, text=True, timeout=600
     )
@@ -69,8 +69,8 @@ def _here() -> Memory:
 def main() -> None:
     """Do the case that standard input names, and print the memory of this process."""
     task: list[Any] = json.load(sys.stdin)
-    path, backend, context, tokens, case = task
-    with load(path, backend=backend, context=context) as model:
+    path, how, tokens, case = task
+    with load(path, **how) as model:
         once(model, tokens, Case(*case))
         print(json.dumps(_here()))
 

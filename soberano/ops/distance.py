@@ -20,7 +20,7 @@ def cosine(a: Array, b: Array) -> Array:
     a (N, D), b (M, D) of any number type -> (N, M) float32. Raises ShapeError.
     """
     a, b = _rows("cosine", a, b)
-    return _unit(a) @ _unit(b).T
+    return unit(a) @ unit(b).T
 
 
 @op
@@ -61,7 +61,8 @@ def hamming(a: Array, b: Array) -> Array:
     return xp.sum((x + (x >> 4)) & 0x0F, axis=-1, dtype=xp.int32)
 
 
-def _unit(rows: Array) -> Array:
+def unit(rows: Array) -> Array:
+    """Divide rows (N, D) float32 by their lengths; a row of zeros stays one."""
     xp = namespace(rows)
     largest = xp.max(xp.abs(rows), axis=-1, keepdims=True)
     rows = rows / xp.where(

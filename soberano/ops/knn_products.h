@@ -1,0 +1,179 @@
+// Inner products of 16 rows with 32 queries, for each kind of row. Every kind has a class with
+//
+//   Row                            what a row is made of, here: float, bfloat16 as uint16_t, or codes as int8_t
+//   padded                         how many Rows a row must have for `block`, zeros at the end; 0 for no matter
+//   Sums                           room for the products of 16 rows with 32 queries
+//   block(rows, stride, n, g, sums)    multiply n <= 16 rows with the 32 queries of group g
+//   product(sums, r, h, g)             the products of row r with the 16 queries of half h of the group
+//
+// Floats are multiplied and added column by column in 16 lanes, then the lanes in the order of `sum`: a product has the
+// same bits in any batch and on any path. Codes are multiplied with queries of 15 bits, 128 high + low, in exact
+// integers (docs/decisions/0004). Only the matrix unit's bfloat16 has an order of its own: there all batches use it.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "soberano/backends/amx.h"
+#include "soberano/backends/simd_scan.h"
+
+namespace soberano {
+
+constexpr int kRows = 16, kQueries = 32;
+#if SOBERANO_AVX512
+constexpr int kTogether = 4;  // queries that meet 4 rows at a time: as many sums as there are registers
+#else
+constexpr int kTogether = 1;
+#endif
+
+inline int64_t up_to(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Memory that starts at a cache line, zero.
+template <class T> struct Aligned {
+  explicit Aligned(int64_t n) : bytes_(new char[n * sizeof(T) + 64]()) {
+    data = (T*)((uintptr_t(bytes_.get()) + 63) & ~uintptr_t(63));
+  }
+  T* data;
+
+ private:
+  std::unique_ptr<char[]> bytes_;
+};
+
+inline f32x16 load_row(const float* p) { return load(p); }
+inline f32x16 load_row(const uint16_t* p) { return load_bf16(p); }
+
+// R rows against N queries, each of D columns, padded with zeros for the queries: products[r * kQueries + n].
+template <int R, int N, class Row>
+void dots(const Row* const* rows, const float* queries, int64_t width, int64_t D, int64_t ahead, float* products) {
+  f32x16 acc[R][N];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) acc[r][n] = set1(0.0f);
+  const auto columns = [&](const Row* const* from, int64_t at, int64_t i) {
+    f32x16 x[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) x[r] = load_row(from[r] + at);
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) {
+      const f32x16 q = load(queries + n * width + i);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) acc[r][n] = fma(x[r], q, acc[r][n]);
+    }
+  };
+  int64_t i = 0;
+  for (; i + 16 <= D; i += 16) {
+    if (ahead)
+      for (int r = 0; r < R; r++) __builtin_prefetch((const char*)(rows[r] + i) + ahead);
+    columns(rows, i, i);
+  }
+  if (i < D) {
+    Row last[R][16] = {};
+    const Row* from[R];
+    for (int r = 0; r < R; r++) std::copy(rows[r] + i, rows[r] + D, last[r]), from[r] = last[r];
+    columns(from, 0, i);
+  }
+  for (int r = 0; r < R; r++)
+    for (int n = 0; n < N; n++) products[r * kQueries + n] = sum(acc[r][n]);
+}
+
+// float and bfloat16 rows by vector instructions.
+template <class T> class FloatProducts {
+ public:
+  using Row = T;
+  struct Sums {
+    alignas(64) float raw[kRows][kQueries] = {};
+  };
+  FloatProducts(const float* queries, int64_t Q, int64_t D)
+      : padded(0), Q_(Q), D_(D), width_(up_to(D, 16)), queries_(Q * width_) {
+    for (int64_t q = 0; q < Q; q++) std::copy(queries + q * D, queries + (q + 1) * D, queries_.data + q * width_);
+  }
+
+  void block(const Row* rows, int64_t stride, int64_t n, int64_t g, Sums& sums) const {
+    const int64_t present = std::min<int64_t>(kQueries, Q_ - g * kQueries);
+    const int64_t ahead = g ? 0 : std::max<int64_t>(4 * stride * sizeof(Row), 2048);  // later groups find the rows near
+    int64_t r = 0;
+    for (; r + 4 <= n; r += 4) {
+      const Row* four[4] = {rows + r * stride, rows + (r + 1) * stride, rows + (r + 2) * stride,
+                            rows + (r + 3) * stride};
+      several<4>(four, g * kQueries, present, ahead, sums.raw[r]);
+    }
+    for (; r < n; r++) {
+      const Row* one = rows + r * stride;
+      several<1>(&one, g * kQueries, present, 0, sums.raw[r]);
+    }
+  }
+
+  f32x16 product(const Sums& sums, int64_t r, int h, int64_t) const { return load(sums.raw[r] + 16 * h); }
+
+  // R rows with `present` queries from `first`.
+  template <int R>
+  void several(const Row* const* rows, int64_t first, int64_t present, int64_t ahead, float* products) const {
+    int64_t q = 0;
+    for (; q + kTogether <= present; q += kTogether, ahead = 0)
+      dots<R, kTogether>(rows, queries_.data + (first + q) * width_, width_, D_, ahead, products + q);
+    for (; q < present; q++, ahead = 0)
+      dots<R, 1>(rows, queries_.data + (first + q) * width_, width_, D_, ahead, products + q);
+  }
+
+  const int64_t padded;
+
+ private:
+  int64_t Q_, D_, width_;
+  Aligned<float> queries_;
+};
+
+// A query in 15 bits: q is about step * (128 high + low). Numbers below 1e-30 become zero.
+inline float split(const float* q, int64_t D, int8_t* high, int8_t* low) {
+  float largest = 0.0f;
+  for (int64_t i = 0; i < D; i++) largest = std::max(largest, std::fabs(q[i]));
+  if (largest < 1e-30f) return 0.0f;
+  const float scale = 16256.0f / largest;
+  for (int64_t i = 0; i < D; i++) {
+    const int value = int(std::nearbyint(q[i] * scale));
+    high[i] = int8_t((value + 16384 + 64) / 128 - 128);
+    low[i] = int8_t(value - 128 * high[i]);
+  }
+  return largest / 16256.0f;
+}
+
+inline f32x16 join(const int32_t* high, const int32_t* low, f32x16 step) {
+  return fma(load_i32(high), set1(128.0f), load_i32(low)) * step;
+}
+
+// Codes by vector instructions.
+class CodeProducts {
+ public:
+  using Row = int8_t;
+  struct Sums {
+    alignas(64) int32_t high[kRows][kQueries] = {}, low[kRows][kQueries] = {};
+  };
+  CodeProducts(const float* queries, int64_t Q, int64_t D)
+      : padded(up_to(D, 64)), Q_(Q), high_(Q * padded), low_(Q * padded), step_(up_to(Q, kQueries)) {
+    for (int64_t q = 0; q < Q; q++)
+      step_.data[q] = split(queries + q * D, D, high_.data + q * padded, low_.data + q * padded);
+  }
+
+  void block(const Row* rows, int64_t stride, int64_t n, int64_t g, Sums& sums) const {
+    const int64_t first = g * kQueries, present = std::min<int64_t>(kQueries, Q_ - first);
+    for (int64_t r = 0; r < n; r++)
+      for (int64_t q = 0; q < present; q++) {
+        sums.high[r][q] = dot_bytes(rows + r * stride, high_.data + (first + q) * padded, padded);
+        sums.low[r][q] = dot_bytes(rows + r * stride, low_.data + (first + q) * padded, padded);
+      }
+  }
+
+  f32x16 product(const Sums& sums, int64_t r, int h, int64_t g) const {
+    return join(sums.high[r] + 16 * h, sums.low[r] + 16 * h, load(step_.data + g * kQueries + 16 * h));
+  }
+
+  const int64_t padded;
+
+ private:
+  int64_t Q_;
+  Aligned<int8_t> high_, low_;
+  Aligned<float> step_;
+};
+
+}  // namespace soberano
