@@ -2,8 +2,8 @@
 #include "soberano/backends/pool.h"
 #include "soberano/backends/simd.h"
 
-// A sum of floats that nobody wants, so that the reads are not dropped. Each thread reads four runs side by side: of one,
-// two or four, with and without asking ahead, that was the fastest.
+// A sum of floats that nobody wants, so that the reads are not dropped. Each thread reads four runs side by side: of
+// one, two or four, with and without asking ahead, that was the fastest.
 extern "C" void soberano_read(const float* data, float* sums, int64_t n) {
   using namespace soberano;
   Pool& pool = Pool::instance();
