@@ -122,6 +122,7 @@ def measure(peer: KnnPeer, ours: dict[str, Any], exact: Vectors, queries: np.nda
             for way in peer.info["ways"]:
                 seconds, ids[way] = peer.search(way, some)
                 taken.setdefault(way, []).append(seconds)
+            time.sleep(PAUSE)
             taken.setdefault("roof", []).append(read_seconds(exact.data))
         median = {name: statistics.median(each[1:]) for name, each in taken.items()}
         print(f"\n{count} quer{'y' if count == 1 else 'ies'}, k = {K}, medians of {times} turns:")

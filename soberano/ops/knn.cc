@@ -176,7 +176,7 @@ void rescore(const Queries& queries, const Base& base, const int32_t* ids, int64
         for (int64_t line = 0; line < base.D; line += 64 / sizeof(Row))
           __builtin_prefetch((const Row*)base.data + ids[q * C + r] * base.D + line);
       float raw[4][kQueries];
-      products.template several<4>(rows, q, 1, 0, raw[0]);
+      products.four(rows, q, raw);
       for (int64_t r = 0; r < std::min<int64_t>(4, last - c); r++) {
         const int32_t id = ids[q * C + c + r];
         scores[q * C + c + r] =

@@ -74,8 +74,14 @@ void dots(const Row* const* rows, const float* queries, int64_t width, int64_t D
     for (int r = 0; r < R; r++) std::copy(rows[r] + i, rows[r] + D, last[r]), from[r] = last[r];
     columns(from, 0, i);
   }
-  for (int r = 0; r < R; r++)
-    for (int n = 0; n < N; n++) products[r * kQueries + n] = sum(acc[r][n]);
+  if constexpr (R * N == 16) {
+    float each[16];
+    store(each, sums(acc[0]));
+    for (int r = 0; r < R; r++) std::copy(each + N * r, each + N * (r + 1), products + r * kQueries);
+  } else {
+    for (int r = 0; r < R; r++)
+      for (int n = 0; n < N; n++) products[r * kQueries + n] = sum(acc[r][n]);
+  }
 }
 
 // float and bfloat16 rows by vector instructions.
@@ -92,34 +98,39 @@ template <class T> class FloatProducts {
 
   void block(const Row* rows, int64_t stride, int64_t n, int64_t g, Sums& sums) const {
     const int64_t present = std::min<int64_t>(kQueries, Q_ - g * kQueries);
-    const int64_t ahead = g ? 0 : std::max<int64_t>(4 * stride * sizeof(Row), 2048);  // later groups find the rows near
-    int64_t r = 0;
-    for (; r + 4 <= n; r += 4) {
-      const Row* four[4] = {rows + r * stride, rows + (r + 1) * stride, rows + (r + 2) * stride,
-                            rows + (r + 3) * stride};
-      several<4>(four, g * kQueries, present, ahead, sums.raw[r]);
-    }
-    for (; r < n; r++) {
-      const Row* one = rows + r * stride;
-      several<1>(&one, g * kQueries, present, 0, sums.raw[r]);
-    }
+    // Whoever comes after the first few queries finds the rows near.
+    int64_t q = 0, ahead = g ? 0 : std::max<int64_t>(4 * stride * sizeof(Row), 2048);
+    for (; q + kTogether <= present; q += kTogether, ahead = 0)
+      few<kTogether>(rows, stride, n, g * kQueries + q, ahead, sums.raw[0] + q);
+    for (; q < present; q++, ahead = 0) few<1>(rows, stride, n, g * kQueries + q, ahead, sums.raw[0] + q);
   }
 
   f32x16 product(const Sums& sums, int64_t r, int h, int64_t) const { return load(sums.raw[r] + 16 * h); }
 
-  // R rows with `present` queries from `first`.
-  template <int R>
-  void several(const Row* const* rows, int64_t first, int64_t present, int64_t ahead, float* products) const {
-    int64_t q = 0;
-    for (; q + kTogether <= present; q += kTogether, ahead = 0)
-      dots<R, kTogether>(rows, queries_.data + (first + q) * width_, width_, D_, ahead, products + q);
-    for (; q < present; q++, ahead = 0)
-      dots<R, 1>(rows, queries_.data + (first + q) * width_, width_, D_, ahead, products + q);
+  // Four rows, wherever they lie, with one query.
+  void four(const Row* const* rows, int64_t query, float (*products)[kQueries]) const {
+    dots<4, 1>(rows, queries_.data + query * width_, width_, D_, 0, products[0]);
   }
 
   const int64_t padded;
 
  private:
+  // n rows with N queries, few enough for both to stay in the first cache.
+  template <int N>
+  void few(const Row* rows, int64_t stride, int64_t n, int64_t query, int64_t ahead, float* products) const {
+    const float* queries = queries_.data + query * width_;
+    int64_t r = 0;
+    for (; r + 4 <= n; r += 4) {
+      const Row* four[4];
+      for (int i = 0; i < 4; i++) four[i] = rows + (r + i) * stride;
+      dots<4, N>(four, queries, width_, D_, ahead, products + r * kQueries);
+    }
+    for (; r < n; r++) {
+      const Row* one = rows + r * stride;
+      dots<1, N>(&one, queries, width_, D_, 0, products + r * kQueries);
+    }
+  }
+
   int64_t Q_, D_, width_;
   Aligned<float> queries_;
 };
