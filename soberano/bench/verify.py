@@ -243,7 +243,8 @@ def op_errors(reference: Model, other: Model, tokens: list[int], role: Role = "t
             actual = op(*map(theirs, args), **options)
         outputs = (result, actual) if isinstance(result, tuple) else ((result,), (actual,))
         where = None if op.__name__ == "rotation" else layer[0]  # one serves all layers
-        labels = [name for name, _ in known] or [op.__name__] * len(outputs[0])
+        named = len(known) == len(outputs[0])  # a result for each weight; else the op makes one of several
+        labels = [name for name, _ in known] if named else [op.__name__] * len(outputs[0])
         for label, wanted, got in zip(labels, *outputs, strict=True):
             expected, found_here = np.asarray(wanted, np.float64), other.home.to_numpy(got).astype(np.float64)
             error = float(np.linalg.norm(found_here - expected)) / max(float(np.linalg.norm(expected)), 1e-30)

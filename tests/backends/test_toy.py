@@ -18,6 +18,7 @@ from soberano.core.errors import InputError
 from soberano.ops.norm import rms_norm
 from soberano.ops.rope import Rotation
 from soberano.ops.sample import Sampling
+from soberano.quant.vectors import vectors
 from tests.backends import toy
 
 F32, I32, U32 = np.float32, np.int32, np.uint32
@@ -35,6 +36,7 @@ def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
     sampling = Sampling(
         np.array([1, 0.5], F32), np.array([0, 7], I32), np.array([0.9, 1], F32), np.array([0, 0.1], F32)
     )
+    base = vectors(draw(3, 8), "dot")
     pages, table, at = draw(1, 2, 1, 4, 4), np.array([[0], [1]], I32), np.array([[0, 1], [2, -1]], I32)
     return {
         "norm.rms_norm": ((x, w), {"eps": 1e-5}),
@@ -65,9 +67,11 @@ def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
         "distance.cosine": (pair, {}),
         "distance.l2": (pair, {}),
         "distance.hamming": ((bits, bits), {}),
-        "linear.product": ((draw(5, 8), x), {}),
-        "linear.products": (((draw(5, 8), draw(3, 8)), x), {}),
-        "linear.rows": ((draw(5, 8), lanes % 5), {}),
+        "knn.nearest": ((x, base, 2), {}),
+        "knn.rescore": ((x, base, np.array([[0, 2], [1, 1]], I32)), {}),
+        "linear.linears": (((draw(5, 8), draw(3, 8)), x), {}),
+        "linear.embed": ((draw(5, 8), lanes % 5), {}),
+        "feed_forward.feed_forward": ((draw(6, 8), draw(6, 8), draw(8, 6), x), {"activation": "gelu"}),
         "attention.write_kv": ((pages, pages, draw(2, 2, 1, 4), draw(2, 2, 1, 4), at, table, 0), {}),
         "attention.attend": (
             (
