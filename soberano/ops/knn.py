@@ -11,6 +11,8 @@ query's scores have the same bits whatever the batch and the number of threads.
 
 from typing import Any
 
+import numpy as np
+
 from soberano.backends.dispatch import op
 from soberano.backends.homes import home_of
 from soberano.core.errors import InputError, ShapeError
@@ -79,7 +81,7 @@ def prepare(name: str, queries: Array, base: Vectors, k: int = 1) -> Array:
             f"{name}: queries are {queries.shape} and the base is ({len(base)}, {base.width}); pass (Q, "
             f"{base.width}), and query[None] for a single one"
         )
-    if not xp.issubdtype(queries.dtype, xp.floating) and queries.dtype.name != "bfloat16":
+    if not np.issubdtype(queries.dtype, np.floating) and queries.dtype.name != "bfloat16":
         raise InputError(f"{name}: queries are {queries.dtype}; pass floating-point numbers")
     if not 1 <= k <= len(base):
         raise InputError(f"{name}: k is {k}, but the base has {len(base)} vectors; pass a k from 1 to {len(base)}")
