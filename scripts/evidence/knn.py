@@ -125,27 +125,32 @@ def measure(peer: KnnPeer, ours: dict[str, Any], exact: Vectors, queries: np.nda
             time.sleep(PAUSE)
             taken.setdefault("roof", []).append(read_seconds(exact.data))
         median = {name: statistics.median(each[1:]) for name, each in taken.items()}
+        median["roof"] = min(taken["roof"])  # a limit is the best that was ever seen
         print(f"\n{count} quer{'y' if count == 1 else 'ies'}, k = {K}, medians of {times} turns:")
         if count == 1:
-            print(f"  {'read the float32 base once':28} {median['roof'] * 1e3:9.1f} ms")
+            print(f"  {'read the float32 base, at best':36} {median['roof'] * 1e3:9.1f} ms")
         for name in [*ours, *peer.info["ways"]]:
             same = np.mean(ids[name] == ids["float32"])
             label = name if name in ours else f"{peer.name} {name}"
             ratio = "" if name in ours else "  ours: " + ", ".join(f"{median[name] / median[o]:.2f}x" for o in ours)
             print(f"  {label:36} {median[name] * 1e3:9.1f} ms  {same:7.2%} of ids as float32{ratio}")
+        # Kept is what compares like with like: exact answers of ours, and of the peer its fastest way to right ids.
+        right = [way for way in peer.info["ways"] if np.mean(ids[way] == ids["float32"]) > 0.99]
+        best = min(right, key=lambda way: median[way])
         for name in ours:
-            for way in peer.info["ways"]:
-                rows.append(
-                    row(
-                        "cpu",
-                        f"knn {len(exact)} x {exact.width} top {K}, {count} by {name}",
-                        count / median[name],
-                        "queries/s",
-                        count / median[way],
-                        f"{peer.name} {peer.info['version']} {way}",
-                        limit_share=median["roof"] / median[name] if (count, name) == (1, "float32") else None,
-                    )
+            if name.endswith("not proven"):
+                continue
+            rows.append(
+                row(
+                    "cpu",
+                    f"knn {len(exact)} x {exact.width} top {K}, {count} by {name}",
+                    count / median[name],
+                    "queries/s",
+                    count / median[best],
+                    f"{peer.name} {peer.info['version']} {best}",
+                    limit_share=median["roof"] / median[name] if (count, name) == (1, "float32") else None,
                 )
+            )
     return rows
 
 
