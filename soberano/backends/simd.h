@@ -71,6 +71,9 @@ inline f32x16 load_f16(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu
 inline void store_f16(uint16_t* p, f32x16 a) {
   _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
 }
+inline f32x16 load_bf16(const uint16_t* p) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16))};
+}
 inline f32x16 load_u8(const uint8_t* p) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)))};
 }
@@ -139,6 +142,10 @@ inline void store_f16(uint16_t* p, f32x16 a) {
   _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT));
   _mm_storeu_si128((__m128i*)(p + 8), _mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT));
 }
+inline __m256 widen_bf16(const uint16_t* p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
+}
+inline f32x16 load_bf16(const uint16_t* p) { return {widen_bf16(p), widen_bf16(p + 8)}; }
 inline f32x16 load_u8(const uint8_t* p) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p))),
           _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8))))};
@@ -279,6 +286,29 @@ template <int bits> inline i32x16 dot4(i32x16 acc, u8x64 codes, const int8_t* fo
 }
 
 #endif
+
+#if !SOBERANO_AVX512 && !SOBERANO_AVX2
+inline f32x16 load_bf16(const uint16_t* p) {
+  float x[16];
+  for (int i = 0; i < 16; i++) {
+    const uint32_t bits = uint32_t(p[i]) << 16;
+    std::memcpy(x + i, &bits, 4);
+  }
+  return load(x);
+}
+#endif
+
+// Sixteen bfloat16 numbers, rounded to nearest, ties to even; NaN stays NaN.
+inline void store_bf16(uint16_t* p, f32x16 a) {
+  float x[16];
+  store(x, a);
+  for (int i = 0; i < 16; i++) {
+    uint32_t bits;
+    std::memcpy(&bits, x + i, 4);
+    const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+    p[i] = uint16_t(nan ? bits >> 16 | 64 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  }
+}
 
 // The one order in which sixteen lanes are added: halves onto each other, four times.
 #if SOBERANO_AVX512 || SOBERANO_AVX2
