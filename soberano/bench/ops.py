@@ -15,7 +15,8 @@ from soberano.backends.homes import home
 from soberano.backends.plan import Plan, Role, using
 from soberano.core.errors import InputError
 from soberano.core.progress import Progress, silent
-from soberano.ops.attention import attention
+from soberano.ops import pages
+from soberano.ops.attention import attention, write_kv
 from soberano.ops.linear import linear
 from soberano.ops.norm import rms_norm
 from soberano.ops.sample import Sampling, greedy, sample
@@ -155,18 +156,21 @@ def _cases(plan: Plan) -> dict[str, Callable[[], Made]]:
         role: Role = "token" if tokens == 1 else "prompt"
         return compiled(linear, weight, x, role=role), int(data.nbytes), 2.0 * outputs * inputs * tokens
 
-    def attend(tokens: int, context: int) -> Made:
-        shape, dtype = (1, context // 32, 3, 64, 32), np.float16 if plan.native else np.float32
-        k = here.asarray(rng.normal(size=shape).astype(dtype))
-        v = here.asarray(rng.normal(size=(*shape[:3], 32, 64)).astype(dtype))
-        q = here.asarray(rng.normal(size=(1, tokens, 9, 64)).astype(np.float32))
+    def attend(heads: int, kv_heads: int, width: int, tokens: int, context: int, cache: str = "f16") -> Made:
+        dtype: np.dtype[Any] = pages.TYPES[cache] if plan.native else np.dtype(np.float32)
+        kept = [(1, context // 32, kv_heads, *shape) for shape in pages.shapes(dtype, width, 32)]
+        new = here.asarray(rng.normal(size=(1, context, kv_heads, width)).astype(np.float32))
+        q = here.asarray(rng.normal(size=(1, tokens, heads, width)).astype(np.float32))
+        every = here.asarray(np.arange(context, dtype=np.int32)[None])
         where = here.asarray(np.arange(context - tokens, context, dtype=np.int32)[None])
         table = here.asarray(np.arange(context // 32, dtype=np.int32)[None])
         layer = here.asarray(np.int32(0))
+        empty = (here.asarray(np.zeros(shape, dtype)) for shape in kept)
+        k, v = write_kv(*empty, new, new, every, table, layer)
         return (
-            compiled(attention, q, k, v, where, table, layer),
+            compiled(attention, q, k, v, where, table, layer, role="token" if tokens == 1 else "prompt"),
             int(k.nbytes + v.nbytes),
-            4.0 * 9 * 64 * tokens * context,
+            4.0 * heads * width * tokens * (context - (tokens - 1) / 2),
         )
 
     def norm(rows: int) -> Made:
@@ -189,8 +193,12 @@ def _cases(plan: Plan) -> dict[str, Callable[[], Made]]:
     for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"):
         cases[f"linear {name} 2048x2048, 1 token"] = partial(product, name, 2048, 2048, 1)
         cases[f"linear {name} 2048x2048, 256 tokens"] = partial(product, name, 2048, 2048, 256)
-    for tokens, context in ((1, 512), (1, 4096), (256, 512)):
-        cases[f"attention 9/3x64, {tokens} at {context}"] = partial(attend, tokens, context)
+    for shape in ((9, 3, 64), (32, 8, 128)):
+        label = "attention {}/{}x{}".format(*shape)
+        for tokens, context in ((1, 512), (1, 4096), (512, 512), (512, 4096)):
+            cases[f"{label}, {tokens} at {context}"] = partial(attend, *shape, tokens, context)
+        for cache in ("bf16", "q8_0"):
+            cases[f"{label} {cache}, 1 at 4096"] = partial(attend, *shape, 1, 4096, cache)
     cases["rms_norm 576, 1 row"] = partial(norm, 1)
     cases["rms_norm 576, 256 rows"] = partial(norm, 256)
     cases["greedy 49152"] = partial(draw, 0)
