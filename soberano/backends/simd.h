@@ -70,6 +70,29 @@ inline uint16_t f32_to_f16(float x) {  // round to nearest, ties to even
 
 namespace soberano {
 
+#if !SOBERANO_AVX512 && !SOBERANO_AVX2
+inline f32x16 load_bf16(const uint16_t* p) {
+  float x[16];
+  for (int i = 0; i < 16; i++) {
+    const uint32_t bits = uint32_t(p[i]) << 16;
+    std::memcpy(x + i, &bits, 4);
+  }
+  return load(x);
+}
+#endif
+
+// Sixteen bfloat16 numbers, rounded to nearest, ties to even; NaN stays NaN.
+inline void store_bf16(uint16_t* p, f32x16 a) {
+  float x[16];
+  store(x, a);
+  for (int i = 0; i < 16; i++) {
+    uint32_t bits;
+    std::memcpy(&bits, x + i, 4);
+    const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+    p[i] = uint16_t(nan ? bits >> 16 | 64 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  }
+}
+
 // exp(x) for x <= 88, to 1 ulp or so; below -87 it stays at exp(-87), about 1e-38. NaN is not kept. Cody-Waite
 // reduction, then a polynomial of degree 6 in Horner form.
 inline f32x16 exp(f32x16 x) {

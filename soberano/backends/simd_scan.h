@@ -3,7 +3,7 @@
 //
 //   greater(a, b)               16 bits, bit i set where a[i] > b[i]
 //   sums(sixteen)               lane i is sum(sixteen[i])
-//   load_bf16(p), load_i32(p)   16 bfloat16, or 16 integers, as floats
+//   load_i32(p)                 16 integers as floats
 //   dot_bytes(a, b, n)          sum of n products of signed bytes, exact; n a multiple of 64, no byte -128
 //   expand_signs(bits, bytes)   64 bits become 64 bytes: 1 where the bit is set, -1 where it is not
 #pragma once
@@ -30,9 +30,6 @@ inline f32x16 sums(const f32x16* a) {
     two[i] = _mm512_add_ps(_mm512_shuffle_ps(four[2 * i], four[2 * i + 1], 0x44),
                            _mm512_shuffle_ps(four[2 * i], four[2 * i + 1], 0xEE));
   return {_mm512_add_ps(_mm512_shuffle_ps(two[0], two[1], 0x88), _mm512_shuffle_ps(two[0], two[1], 0xDD))};
-}
-inline f32x16 load_bf16(const uint16_t* p) {
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16))};
 }
 inline f32x16 load_i32(const int32_t* p) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(p))}; }
 inline int32_t dot_bytes(const int8_t* a, const int8_t* b, int64_t n) {
@@ -63,13 +60,6 @@ inline f32x16 sums(const f32x16* a) {
   float each[16];
   for (int i = 0; i < 16; i++) each[i] = sum(a[i]);
   return load(each);
-}
-inline f32x16 load_bf16(const uint16_t* p) {
-  uint32_t bits[16];
-  float x[16];
-  for (int i = 0; i < 16; i++) bits[i] = uint32_t(p[i]) << 16;
-  std::memcpy(x, bits, 64);
-  return load(x);
 }
 inline f32x16 load_i32(const int32_t* p) {
   float x[16];

@@ -81,17 +81,23 @@ template <class Page> class AttendBf16 {
     const RunPages<Page> pages(c_, block_, start);
     const int64_t count = (keys + n_.page - 1) / n_.page;
     for (int64_t p = 0; p < count; p++) {
-      Page::read_keys(pages.key(p), n_.E, n_.page, numbers, pages.after_key(p));
-      for (int64_t key = 0; key < n_.page; key += 16)
-        for (int64_t e = 0; e < n_.E; e += 2)
+      Page::read_keys(pages.key(p), n_.E, n_.page, numbers);
+      Soon soon = pages.after_key(p, n_.E / 2);
+      for (int64_t key = 0; key < n_.page; key += 16, soon = Soon())
+        for (int64_t e = 0; e < n_.E; e += 2) {
+          soon.ask(e / 2);
           store_pairs(k + (p * n_.page + key) * n_.E + e * 16, load(numbers + e * n_.page + key),
                       load(numbers + (e + 1) * n_.page + key));
-      Page::read_values(pages.value(p), n_.E, n_.page, numbers, pages.after_value(p));
+        }
+      Page::read_values(pages.value(p), n_.E, n_.page, numbers);
+      soon = pages.after_value(p, n_.page / 2);
       if (keys < (p + 1) * n_.page) std::fill(numbers + keys % n_.page * n_.E, numbers + n_.page * n_.E, 0.0f);
-      for (int64_t key = 0; key < n_.page; key += 2)
+      for (int64_t key = 0; key < n_.page; key += 2) {
+        soon.ask(key / 2);
         for (int64_t e = 0; e < n_.E; e += 16)
           store_pairs(value_row(v, e, p * n_.page + key), load(numbers + key * n_.E + e),
                       load(numbers + (key + 1) * n_.E + e));
+      }
     }
     for (int64_t key = count * n_.page; key % 32; key += 2)  // the rest of a group of 32
       for (int64_t e = 0; e < n_.E; e += 16) store_pairs(value_row(v, e, key), set1(0.0f), set1(0.0f));
@@ -141,7 +147,7 @@ template <class Page> class AttendBf16 {
   }
 
   // The first `count` of sixteen lanes, whatever the count.
-  static __mmask16 seen(int count) { return __mmask16(_bzhi_u32(0xffff, uint32_t(std::clamp(count, 0, 16)))); }
+  static __mmask16 seen(int count) { return __mmask16((1u << std::clamp(count, 0, 16)) - 1); }
 
   // part (32, 32) of (32, E) = weights (32, keys) . v (keys, 32).
   void values(const uint16_t* weights, const uint16_t* v, int groups, float* part) const {

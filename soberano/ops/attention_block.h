@@ -108,8 +108,19 @@ class Queries {
   int64_t width_, keys_[kBlock];
 };
 
-// How many pages ahead of the one that is read memory is asked for: by then it is in the second-level cache.
+// How many pages ahead of the one that is computed on memory is asked for.
 constexpr int kAhead = 3;
+
+// A page that will be wanted soon. Memory is asked for it line by line, in `rows` steps, between arithmetic: asked for
+// all at once, the lines would fill the buffers that loads need as well.
+struct Soon {
+  const uint8_t* page = nullptr;
+  int64_t row = 0;  // bytes in a step; 0: there is nothing to ask for
+
+  void ask(int64_t i) const {
+    for (int64_t line = 0; line < row; line += 64) __builtin_prefetch(page + i * row + line, 0, 2);
+  }
+};
 
 // Where the pages of a run lie, counted from its first.
 template <class Page> class RunPages {
@@ -125,9 +136,9 @@ template <class Page> class RunPages {
   const uint8_t* key(int64_t p) const { return k_ + table_[p] * stride_; }
   const uint8_t* value(int64_t p) const { return v_ + table_[p] * stride_; }
 
-  // The page that is read kAhead pages after key page p, or value page p: all keys of a run come before its values.
-  const uint8_t* after_key(int64_t p) const { return in_order(p + kAhead); }
-  const uint8_t* after_value(int64_t p) const { return in_order(per_run_ + p + kAhead); }
+  // The page that comes kAhead pages after key page p, or after value page p: all keys of a run come before its values.
+  Soon after_key(int64_t p, int64_t rows) const { return {in_order(p + kAhead), size_ / rows}; }
+  Soon after_value(int64_t p, int64_t rows) const { return {in_order(per_run_ + p + kAhead), size_ / rows}; }
 
  private:
   const uint8_t* in_order(int64_t i) const {

@@ -25,11 +25,12 @@ template <int R = kRows, class Use> void by_rows(int rows, Use&& use, int from =
 
 // s[r][key] = q[r] . k[key] * scale, for G groups of 16 keys.
 template <int R, int G>
-inline void scores(const float* q, int64_t E, const float* k, int64_t page, float* s, float scale) {
+inline void scores(const float* q, int64_t E, const float* k, int64_t page, float* s, float scale, Soon soon) {
   f32x16 sum[R][G];
   for (int r = 0; r < R; r++)
     for (int g = 0; g < G; g++) sum[r][g] = set1(0.0f);
   for (int64_t e = 0; e < E; e++) {
+    soon.ask(e);
     f32x16 key[G];
     for (int g = 0; g < G; g++) key[g] = load(k + e * page + 16 * g);
     for (int r = 0; r < R; r++)
@@ -40,11 +41,13 @@ inline void scores(const float* q, int64_t E, const float* k, int64_t page, floa
 }
 
 // acc[r][e] += sum over keys of weight[r][key] v[key][e], keys in order, for 16 V numbers of a head.
-template <int R, int V> inline void values(const float* weight, int keys, const float* v, int64_t E, float* acc) {
+template <int R, int V>
+inline void values(const float* weight, int keys, const float* v, int64_t E, float* acc, Soon soon) {
   f32x16 sum[R][V];
   for (int r = 0; r < R; r++)
     for (int i = 0; i < V; i++) sum[r][i] = load(acc + r * E + 16 * i);
   for (int key = 0; key < keys; key++) {
+    soon.ask(key);
     f32x16 value[V];
     for (int i = 0; i < V; i++) value[i] = load(v + key * E + 16 * i);
     for (int r = 0; r < R; r++)
@@ -65,27 +68,36 @@ template <class Page> class AttendF32 {
     int mine[kBlock];
     const int keys = queries_.visible(start, mine), count = int((keys + n_.page - 1) / n_.page);
     for (int p = 0; p < count; p++) {
-      Page::read_keys(pages.key(p), n_.E, n_.page, numbers, pages.after_key(p));
+      Page::read_keys(pages.key(p), n_.E, n_.page, numbers);
+      Soon soon = pages.after_key(p, n_.E);
       each(mine, p, [&](auto R, int r) {
         const float* q = queries_.row(r);
         float* to = s + r * kRun + p * n_.page;
-        int64_t at = 0;
-        for (; at + 16 * kKeys <= n_.page; at += 16 * kKeys)
-          scores<R, kKeys>(q, n_.E, numbers + at, n_.page, to + at, c_.scale);
-        for (; at < n_.page; at += 16) scores<R, 1>(q, n_.E, numbers + at, n_.page, to + at, c_.scale);
+        for (int64_t at = 0; at < n_.page; soon = Soon()) {
+          if (at + 16 * kKeys <= n_.page) {
+            scores<R, kKeys>(q, n_.E, numbers + at, n_.page, to + at, c_.scale, soon), at += 16 * kKeys;
+          } else {
+            scores<R, 1>(q, n_.E, numbers + at, n_.page, to + at, c_.scale, soon), at += 16;
+          }
+        }
       });
     }
     for (int r = 0; r < block_.rows; r++) weigh(s + r * kRun, mine[r], part, r);
     std::fill(part.value, part.value + block_.rows * n_.E, 0.0f);
     for (int p = 0; p < count; p++) {
-      Page::read_values(pages.value(p), n_.E, n_.page, numbers, pages.after_value(p));
+      Page::read_values(pages.value(p), n_.E, n_.page, numbers);
+      Soon soon = pages.after_value(p, n_.page);
       const int there = int(std::min<int64_t>(n_.page, keys - p * n_.page));
       each(mine, p, [&](auto R, int r) {
         const float* weight = s + r * kRun + p * n_.page;
-        int64_t e = 0;
-        for (; e + 16 * kValues <= n_.E; e += 16 * kValues)
-          values<R, kValues>(weight, there, numbers + e, n_.E, part.value + r * n_.E + e);
-        for (; e < n_.E; e += 16) values<R, 1>(weight, there, numbers + e, n_.E, part.value + r * n_.E + e);
+        float* to = part.value + r * n_.E;
+        for (int64_t e = 0; e < n_.E; soon = Soon()) {
+          if (e + 16 * kValues <= n_.E) {
+            values<R, kValues>(weight, there, numbers + e, n_.E, to + e, soon), e += 16 * kValues;
+          } else {
+            values<R, 1>(weight, there, numbers + e, n_.E, to + e, soon), e += 16;
+          }
+        }
       });
     }
   }

@@ -15,45 +15,19 @@ struct F16 {
   static void put(uint16_t* p, f32x16 x) { store_f16(p, x); }
 };
 
-struct BF16 {  // the upper half of a float32
-  static f32x16 get(const uint16_t* p) {
-    uint32_t bits[16];
-    float x[16];
-    for (int i = 0; i < 16; i++) bits[i] = uint32_t(p[i]) << 16;
-    std::memcpy(x, bits, 64);
-    return load(x);
-  }
-  static void put(uint16_t* p, f32x16 a) {  // round to nearest, ties to even
-    uint32_t bits[16];
-    float x[16];
-    store(x, a);
-    std::memcpy(bits, x, 64);
-    for (int i = 0; i < 16; i++) {
-      const bool nan = (bits[i] & 0x7fffffff) > 0x7f800000;
-      p[i] = uint16_t(nan ? bits[i] >> 16 | 64 : (bits[i] + 0x7fff + (bits[i] >> 16 & 1)) >> 16);
-    }
-  }
+struct BF16 {
+  static f32x16 get(const uint16_t* p) { return load_bf16(p); }
+  static void put(uint16_t* p, f32x16 x) { store_bf16(p, x); }
 };
 
 // Pages of plain numbers. Keys and values are read alike: one after the other.
 template <class Number> struct PlainPage {
   static int64_t bytes(int64_t E, int64_t page) { return 2 * E * page; }
 
-  // `next` is a page that will be read soon: memory is asked for it line by line meanwhile.
-  static void read(const uint8_t* from, int64_t numbers, float* to, const uint8_t* next) {
-    const uint16_t* p = (const uint16_t*)from;
-    for (int64_t i = 0; i < numbers; i += 32) {
-      __builtin_prefetch(next + 2 * i, 0, 2);
-      store(to + i, Number::get(p + i));
-      store(to + i + 16, Number::get(p + i + 16));
-    }
+  static void read_keys(const uint8_t* from, int64_t E, int64_t page, float* to) {
+    for (int64_t i = 0; i < E * page; i += 16) store(to + i, Number::get((const uint16_t*)from + i));
   }
-  static void read_keys(const uint8_t* from, int64_t E, int64_t page, float* to, const uint8_t* next) {
-    read(from, E * page, to, next);
-  }
-  static void read_values(const uint8_t* from, int64_t E, int64_t page, float* to, const uint8_t* next) {
-    read(from, E * page, to, next);
-  }
+  static void read_values(const uint8_t* from, int64_t E, int64_t page, float* to) { read_keys(from, E, page, to); }
   static void write_key(uint8_t* to, int64_t E, int64_t page, int64_t slot, const float* x) {
     for (int64_t e = 0; e < E; e += 16) {
       uint16_t number[16];
@@ -72,24 +46,25 @@ struct Q8Page {
 
   static int64_t bytes(int64_t E, int64_t page) { return E * page + E / kGroup * page * 2; }
 
-  static void read_keys(const uint8_t* from, int64_t E, int64_t page, float* to, const uint8_t* next) {
+  static void read_keys(const uint8_t* from, int64_t E, int64_t page, float* to) {
+    const int8_t* codes = (const int8_t*)from;
     const uint16_t* scales = (const uint16_t*)(from + E * page);  // (E / 32, page)
-    for (int64_t e = 0; e < E; e++) {
+    for (int64_t group = 0; group < E; group += kGroup, scales += page)
       for (int64_t s = 0; s < page; s += 16) {
-        const f32x16 scale = load_f16(scales + e / kGroup * page + s);
-        store(to + e * page + s, load_i8((const int8_t*)from + e * page + s) * scale);
+        const f32x16 scale = load_f16(scales + s);
+        for (int64_t at = group * page + s; at < (group + kGroup) * page; at += page)
+          store(to + at, load_i8(codes + at) * scale);
       }
-      ask(next, e, E, page);
-    }
   }
-  static void read_values(const uint8_t* from, int64_t E, int64_t page, float* to, const uint8_t* next) {
+  static void read_values(const uint8_t* from, int64_t E, int64_t page, float* to) {
+    const int8_t* codes = (const int8_t*)from;
     const uint16_t* scales = (const uint16_t*)(from + E * page);  // (page, E / 32)
-    for (int64_t s = 0; s < page; s++) {
-      for (int64_t e = 0; e < E; e += 16) {
-        const f32x16 scale = set1(f16_to_f32(scales[s * (E / kGroup) + e / kGroup]));
-        store(to + s * E + e, load_i8((const int8_t*)from + s * E + e) * scale);
-      }
-      ask(next, s, page, E);
+    for (int64_t i = 0; i < page * E; i += 16 * kGroup, scales += 16) {
+      float scale[16];
+      store(scale, load_f16(scales));
+      for (int64_t group = 0; group < 16; group++)
+        for (int64_t at = i + group * kGroup; at < i + (group + 1) * kGroup; at += 16)
+          store(to + at, load_i8(codes + at) * set1(scale[group]));
     }
   }
   static void write_key(uint8_t* to, int64_t E, int64_t page, int64_t slot, const float* x) {
@@ -107,12 +82,6 @@ struct Q8Page {
   }
 
  private:
-  // Ask for row `row` of `rows` of the next page, and with it for its share of the scales.
-  static void ask(const uint8_t* next, int64_t row, int64_t rows, int64_t width) {
-    const int64_t size = width + width / 16;
-    for (int64_t i = row * size; i < (row + 1) * size; i += 64) __builtin_prefetch(next + i, 0, 2);
-  }
-
   // The codes of 32 numbers, and their scale as stored.
   static uint16_t quantise(const float* x, int8_t* code) {
     const f32x16 a = load(x), b = load(x + 16);

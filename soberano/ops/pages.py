@@ -9,7 +9,7 @@ Keys lie transposed inside a page (E, page), values as (page, E). The dtype of t
                are `page` rows of codes, then the scales (page, E / 32) as bytes in page / 16 rows.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,11 +19,11 @@ from soberano.core.types import Array
 GROUP = 32
 """Numbers of a head that share a scale in q8_0."""
 
-TYPES = {"f16": np.dtype(np.float16), "bf16": np.dtype(np.uint16), "q8_0": np.dtype(np.uint8)}
+TYPES: dict[str, np.dtype[Any]] = {"f16": np.dtype(np.float16), "bf16": np.dtype(np.uint16), "q8_0": np.dtype(np.uint8)}
 """The names that a person may ask for, and the dtype of their page arrays."""
 
 
-def shapes(dtype: np.dtype, width: int, page: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def shapes(dtype: np.dtype[Any], width: int, page: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """The last two axes of key pages and of value pages, for heads of `width` and pages of `page` tokens.
 
     >>> shapes(np.dtype(np.uint8), 64, 32), shapes(np.dtype(np.float16), 64, 32)
@@ -117,7 +117,7 @@ def _scales(home: Home, pairs: Array) -> Array:
     return (low | high << 8).view(xp.float16).astype(xp.float32)
 
 
-def _stored(home: Home, dtype: np.dtype, x: Array) -> tuple[Array, Array | None]:
+def _stored(home: Home, dtype: np.dtype[Any], x: Array) -> tuple[Array, Array | None]:
     """What pages of this dtype hold of x (..., E), and its float16 scales (..., E / 32) where they have some."""
     xp = home.xp
     if dtype == TYPES["bf16"]:
