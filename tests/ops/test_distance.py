@@ -25,7 +25,8 @@ ORACLES = {
     l2: lambda a, b: np.square(a[:, None].astype(np.float64) - b[None]).sum(-1),
 }
 KINDS = pytest.mark.parametrize("kind", list(ORACLES), ids=["dot", "cosine", "l2"])
-VECTORS = arrays(np.float32, (3, 5), elements=st.floats(-100, 100, width=32))
+# No subnormal numbers: XLA takes them for 0, so a vector of nothing else has no direction there.
+VECTORS = arrays(np.float32, (3, 5), elements=st.floats(-100, 100, width=32, allow_subnormal=False))
 
 
 @KINDS
