@@ -15,10 +15,7 @@ constexpr int kTile = 512;  // bfloat16 numbers in a tile: 16 rows of 32
 
 // Sixteen pairs of bfloat16: a row of the right-hand tile from two rows of numbers.
 inline void store_pairs(uint16_t* to, f32x16 first, f32x16 second) {
-  const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
-                                              6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second.v, first.v);
-  _mm512_store_si512(to, _mm512_permutexvar_epi16(interleave, both));
+  _mm512_store_si512(to, to_bf16_pairs(first.v, second.v));
 }
 
 inline void store_bf16(uint16_t* to, const float* from, int64_t count) {

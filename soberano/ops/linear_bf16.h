@@ -25,13 +25,6 @@ inline int64_t chunk_of(int64_t inputs) { return inputs <= 640 ? inputs : 512; }
 // Tokens x columns / 32 that the second-level cache holds beside the panels: then a panel may walk all chunks alone.
 constexpr int64_t kNear = 16 * 1536;
 
-// Two registers of sixteen floats to bfloat16, taking turns: first[0], second[0], first[1], ...
-inline __m512i to_bf16_pairs(__m512 first, __m512 second) {
-  const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
-                                              6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  return _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(second, first));
-}
-
 // Decode tiles of a panel of 16 rows to the unit's order: out[group of 32 columns][pair of columns][row][2] bfloat16.
 template <class Tile> void decode_tiles(const Tile* tiles, int64_t count, uint16_t* out) {
   for (int64_t b = 0; b < count; b++) {
