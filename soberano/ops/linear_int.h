@@ -68,9 +68,16 @@ template <int bits> inline i32x16 dot16(i32x16 start, const u8x64* v, const int8
   return add(times128(high), low);
 }
 
-// How far ahead of the multiplication memory is asked for weights: the processor's own guess looks less far, and 2 kB,
-// which is enough for memory, is too late for a large last-level cache.
-constexpr int kAhead = 8192;
+// Ask memory for the part of a tile that group g stands for, in the tile that comes later: 8 kB ahead into the second
+// cache, which can wait for many lines at once, and 512 bytes ahead into the first. A whole tile asked for at once
+// fills the few places where a core waits for memory, and its arithmetic then waits too.
+template <class Tile> inline void prefetch(const Tile& w, int g) {
+  constexpr int groups = Tile::columns / 32, lines = (sizeof(Tile) + 63) / 64;
+  for (int line = lines * g / groups; line < lines * (g + 1) / groups; line++) {
+    const char* at = (const char*)&w + 64 * line;
+    __builtin_prefetch(at + 8192, 0, 2), __builtin_prefetch(at + 512, 0, 3);
+  }
+}
 
 // One panel of 16 outputs for N tokens, the first of them token t.
 template <class Tile, int N> inline void panel(const uint8_t* data, const Activations& x, int64_t t, f32x16* acc) {
@@ -79,11 +86,11 @@ template <class Tile, int N> inline void panel(const uint8_t* data, const Activa
   const int64_t blocks = x.inputs / Tile::columns;
   for (int64_t b = 0; b < blocks; b++) {
     const Tile& w = tiles[b];
-    for (size_t line = 0; line < sizeof(Tile); line += 64) __builtin_prefetch((const char*)&w + kAhead + line);
     const f32x16 d = load_f16(w.d);
     f32x16 m = set1(0.0f);
     if constexpr (Tile::minimum) m = load_f16(w.m);
     for (int g = 0; g < Tile::columns / 32; g++) {
+      prefetch(w, g);
       u8x64 v[8];
       w.codes[g].unpack(v);
       const Scales<Tile> s(w, d, m, g);
