@@ -60,11 +60,12 @@ class Activations {
   Scratch<int32_t> half_;
 };
 
-// start + codes (16 rows x 16 columns) against sixteen activations, in units of the scale.
-template <int bits> inline i32x16 dot16(i32x16 start, const u8x64* v, const int8_t* a) {
+// start + codes (16 rows x `columns`) against as many activations, in units of the scale.
+template <int bits, int columns> inline i32x16 dot(i32x16 start, const u8x64* v, const int8_t* a) {
   i32x16 high = set1(0), low = start;
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; j++) high = dot4<bits>(high, v[j], a + 4 * j), low = dot4<bits>(low, v[j], a + 32 + 4 * j);
+#pragma GCC unroll 8
+  for (int j = 0; j < columns / 4; j++)
+    high = dot4<bits>(high, v[j], a + 4 * j), low = dot4<bits>(low, v[j], a + 32 + 4 * j);
   return add(times128(high), low);
 }
 
@@ -72,9 +73,10 @@ template <int bits> inline i32x16 dot16(i32x16 start, const u8x64* v, const int8
 // cache, which can wait for many lines at once, and 512 bytes ahead into the first. A whole tile asked for at once
 // fills the few places where a core waits for memory, and its arithmetic then waits too.
 template <class Tile> inline void prefetch(const Tile& w, int g) {
-  constexpr int groups = Tile::columns / 32, lines = (sizeof(Tile) + 63) / 64;
-  for (int line = lines * g / groups; line < lines * (g + 1) / groups; line++) {
-    const char* at = (const char*)&w + 64 * line;
+  constexpr int groups = Tile::columns / 32, lines = (sizeof(Tile) / groups + 63) / 64;
+#pragma GCC unroll 9
+  for (int line = 0; line < lines; line++) {
+    const char* at = (const char*)&w + (g * lines + line) * 64;
     __builtin_prefetch(at + 8192, 0, 2), __builtin_prefetch(at + 512, 0, 3);
   }
 }
@@ -101,11 +103,14 @@ template <class Tile, int N> inline void panel(const uint8_t* data, const Activa
         const int8_t* a = x.bytes + at * 64;
         const int32_t* half = x.half + 2 * at;
         const f32x16 unit = set1(x.d[at]);
-        i32x16 first = dot16<Tile::bits>(set1(-Tile::zero * half[0]), v, a);
-        i32x16 second = dot16<Tile::bits>(
-            Tile::group == 16 ? set1(-Tile::zero * half[1]) : add(first, set1(-Tile::zero * half[1])), v + 4, a + 16);
-        if constexpr (Tile::group == 16) acc[n] = fma(to_f32(first), s.scale[0] * unit, acc[n]);
-        acc[n] = fma(to_f32(second), s.scale[1] * unit, acc[n]);
+        if constexpr (Tile::group == 32) {
+          const i32x16 zero = set1(-Tile::zero * (half[0] + half[1]));
+          acc[n] = fma(to_f32(dot<Tile::bits, 32>(zero, v, a)), s.scale[0] * unit, acc[n]);
+        } else {
+          const i32x16 first = set1(-Tile::zero * half[0]), second = set1(-Tile::zero * half[1]);
+          acc[n] = fma(to_f32(dot<Tile::bits, 16>(first, v, a)), s.scale[0] * unit, acc[n]);
+          acc[n] = fma(to_f32(dot<Tile::bits, 16>(second, v + 4, a + 16)), s.scale[1] * unit, acc[n]);
+        }
         if constexpr (Tile::minimum) acc[n] = fnma(s.minimum, set1(x.dsum[at]), acc[n]);
       }
     }
