@@ -26,6 +26,16 @@ inline int64_t chunk_of(int64_t inputs) { return inputs <= 640 ? inputs : 512; }
 constexpr int64_t kNear = 16 * 1536;
 
 // Decode tiles of a panel of 16 rows to the unit's order: out[group of 32 columns][pair of columns][row][2] bfloat16.
+template <class Number> void decode_tiles(const Plain<Number>* tiles, int64_t count, uint16_t* out) {
+  for (int64_t b = 0; b < count; b++)
+    for (int c = 0; c < Plain<Number>::columns; c += 2, out += 32) {
+      if constexpr (std::is_same_v<Number, Brain>)
+        _mm512_storeu_si512(out, interleave_halves(_mm512_loadu_si512(tiles[b].w[c])));
+      else
+        _mm512_storeu_si512(out, to_bf16_pairs(tiles[b].column(c).v, tiles[b].column(c + 1).v));
+    }
+}
+
 template <class Tile> void decode_tiles(const Tile* tiles, int64_t count, uint16_t* out) {
   for (int64_t b = 0; b < count; b++) {
     const Tile& w = tiles[b];

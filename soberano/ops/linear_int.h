@@ -11,18 +11,21 @@
 
 #include "soberano/backends/pool.h"
 #include "soberano/backends/scratch.h"
+#include "soberano/ops/linear_plain.h"
 #include "soberano/ops/linear_weight.h"
 
 namespace soberano {
 
 constexpr float kTop = 127 * 128;  // the largest activation of a group, in units of its scale
 
-// Rows of activations as the kernel eats them: bytes (T, I / 32, high and low, 32), and per group of 32 its scale, its
-// scale times its sum, and the sums of its halves.
+// Rows of activations as the kernels eat them: as they are, for plain weights; and for codes bytes (T, I / 32, high and
+// low, 32), and per group of 32 its scale, its scale times its sum, and the sums of its halves.
 class Activations {
  public:
-  void quantise(const float* x, int64_t tokens, int64_t columns) {
-    inputs = columns, groups = columns / 32;
+  // Quantises only if one of the weights has codes. `x` is read again by the product.
+  void take(const float* x, int64_t tokens, int64_t columns, const std::vector<Weight>& weights) {
+    numbers = x, inputs = columns, groups = columns / 32;
+    if (std::all_of(weights.begin(), weights.end(), [](const Weight& w) { return w.plain(); })) return;
     bytes = bytes_.room(tokens * columns * 2), d = d_.room(tokens * groups), dsum = dsum_.room(tokens * groups);
     half = half_.room(tokens * groups * 2);
     const int64_t parts = tokens < 8 ? 1 : tokens / 4;
@@ -32,6 +35,7 @@ class Activations {
   }
 
   int64_t inputs = 0, groups = 0;
+  const float* numbers = nullptr;
   int8_t* bytes = nullptr;
   float *d = nullptr, *dsum = nullptr;
   int32_t* half = nullptr;
@@ -68,12 +72,9 @@ template <int bits> inline i32x16 dot16(i32x16 start, const u8x64* v, const int8
   return add(times128(high), low);
 }
 
-// How far ahead of the multiplication memory is asked for weights: the processor's own guess looks less far, and 2 kB,
-// which is enough for memory, is too late for a large last-level cache.
-constexpr int kAhead = 8192;
-
-// One panel of 16 outputs for N tokens, the first of them token t.
-template <class Tile, int N> inline void panel(const uint8_t* data, const Activations& x, int64_t t, f32x16* acc) {
+// One panel of codes, 16 outputs, for N tokens, the first of them token t.
+template <class Tile, int N>
+inline void coded_panel(const uint8_t* data, const Activations& x, int64_t t, f32x16* acc) {
   const Tile* tiles = (const Tile*)data;
   for (int n = 0; n < N; n++) acc[n] = set1(0.0f);
   const int64_t blocks = x.inputs / Tile::columns;
@@ -103,6 +104,14 @@ template <class Tile, int N> inline void panel(const uint8_t* data, const Activa
       }
     }
   }
+}
+
+// One panel of any weight.
+template <class Tile, int N> inline void panel(const uint8_t* data, const Activations& x, int64_t t, f32x16* acc) {
+  if constexpr (Tile::plain)
+    plain_panel<Tile, N>((const Tile*)data, x.numbers + t * x.inputs, x.inputs, acc);
+  else
+    coded_panel<Tile, N>(data, x, t, acc);
 }
 
 // Call use(std::integral_constant<int, N>, t) for tokens t to t + N - 1, until all T are done. Codes are unpacked once

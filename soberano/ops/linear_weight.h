@@ -17,6 +17,11 @@ struct Weight {
   int64_t panels() const { return (outputs + 15) / 16; }
   int64_t panel_bytes() const { return bytes / panels(); }
   const uint8_t* panel(int64_t p) const { return tiles + p * panel_bytes(); }
+  bool plain() const {
+    bool is = false;
+    with_tile(kind, [&](auto tile) { is = decltype(tile)::plain; });
+    return is;
+  }
 };
 
 // Reads weights off the arguments of a call, in the order in which soberano/ops/linear_jax.py passes them:

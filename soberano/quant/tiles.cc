@@ -168,6 +168,21 @@ template <class File> void pack(const uint8_t* raw, uint8_t* out, int64_t O, int
   });
 }
 
+template <class Tile> void pack_plain(const uint8_t* raw, uint8_t* out, int64_t O, int64_t I) {
+  using Bits = typename Tile::Number::Bits;
+  const int64_t panels = (O + 15) / 16, blocks = I / Tile::columns;
+  Pool::instance().parallel(int(panels), [&](int p) {
+    for (int64_t b = 0; b < blocks; b++) {
+      Tile& tile = ((Tile*)out)[p * blocks + b];
+      for (int r = 0; r < 16; r++) {
+        Bits row[Tile::columns] = {};
+        if (p * 16 + r < O) std::memcpy(row, raw + ((p * 16 + r) * I + b * Tile::columns) * sizeof(Bits), sizeof row);
+        for (int c = 0; c < Tile::columns; c++) tile.w[c][r] = row[c];
+      }
+    }
+  });
+}
+
 }  // namespace
 }  // namespace soberano
 
@@ -175,6 +190,15 @@ template <class File> void pack(const uint8_t* raw, uint8_t* out, int64_t O, int
 extern "C" int soberano_pack_tiles(const uint8_t* raw, uint8_t* tiles, int64_t O, int64_t I, int64_t ggml) {
   using namespace soberano;
   switch (ggml) {
+    case 0:
+      pack_plain<F32>(raw, tiles, O, I);
+      return 0;
+    case 1:
+      pack_plain<F16>(raw, tiles, O, I);
+      return 0;
+    case 30:
+      pack_plain<BF16>(raw, tiles, O, I);
+      return 0;
     case 2:
       pack<FileQ4_0>(raw, tiles, O, I);
       return 0;

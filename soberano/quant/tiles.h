@@ -10,7 +10,19 @@
 
 namespace soberano {
 
-enum class TileKind : int32_t { q4 = 0, q4m = 1, q5 = 2, q5m = 3, q8 = 4, q4k = 5, q5k = 6, q6k = 7 };
+enum class TileKind : int32_t {
+  q4 = 0,
+  q4m = 1,
+  q5 = 2,
+  q5m = 3,
+  q8 = 4,
+  q4k = 5,
+  q5k = 6,
+  q6k = 7,
+  f16 = 8,
+  bf16 = 9,
+  f32 = 10
+};
 
 template <int bits> struct Codes;
 
@@ -68,7 +80,7 @@ struct None {};
 // One scale for 32 columns: w = d (code - zero) - m.
 template <int bits_, int zero_, bool minimum_> struct Flat {
   static constexpr int bits = bits_, zero = zero_, columns = 32, group = 32;
-  static constexpr bool minimum = minimum_;
+  static constexpr bool minimum = minimum_, plain = false;
   Codes<bits> codes[1];
   uint16_t d[16];
   uint16_t m[minimum ? 16 : 0];
@@ -77,12 +89,34 @@ template <int bits_, int zero_, bool minimum_> struct Flat {
 // A scale for 256 columns and a small integer one for each group: w = (d sub) (code - zero) - (m submin).
 template <int bits_, int zero_, bool minimum_, int group_, class Sub> struct TwoLevel {
   static constexpr int bits = bits_, zero = zero_, columns = 256, group = group_;
-  static constexpr bool minimum = minimum_;
+  static constexpr bool minimum = minimum_, plain = false;
   Codes<bits> codes[8];
   Sub sub[256 / group][16];
   uint8_t submin[minimum ? 8 : 0][16];
   uint16_t d[16];
   uint16_t m[minimum ? 16 : 0];
+};
+
+// Numbers as they are, 16 rows of a column side by side.
+template <class Number_> struct Plain {
+  using Number = Number_;
+  static constexpr int columns = 32;
+  static constexpr bool plain = true;
+  typename Number::Bits w[columns][16];
+  f32x16 column(int c) const { return Number::read(w[c]); }
+};
+
+struct Half {
+  using Bits = uint16_t;
+  static f32x16 read(const Bits* p) { return load_f16(p); }
+};
+struct Brain {  // bfloat16
+  using Bits = uint16_t;
+  static f32x16 read(const Bits* p) { return load_bf16(p); }
+};
+struct Single {
+  using Bits = float;
+  static f32x16 read(const Bits* p) { return load(p); }
 };
 
 // What multiplies the codes of group g of a tile: scale (of its first and second 16 columns) and minimum, for 16 rows.
@@ -107,10 +141,14 @@ using Q8 = Flat<8, 128, false>;
 using Q4K = TwoLevel<4, 0, true, 32, uint8_t>;
 using Q5K = TwoLevel<5, 0, true, 32, uint8_t>;
 using Q6K = TwoLevel<6, 32, false, 16, int8_t>;
+using F16 = Plain<Half>;
+using BF16 = Plain<Brain>;
+using F32 = Plain<Single>;
 
 static_assert(sizeof(Q4) == 288 && sizeof(Q4M) == 320 && sizeof(Q5) == 352 && sizeof(Q5M) == 384 && sizeof(Q8) == 544,
               "packed");
 static_assert(sizeof(Q4K) == 2368 && sizeof(Q5K) == 2880 && sizeof(Q6K) == 3360, "packed");
+static_assert(sizeof(F16) == 1024 && sizeof(BF16) == 1024 && sizeof(F32) == 2048, "packed");
 
 // Call use<Tile>() for the tile of a kind. False if there is no such kind.
 template <class Use> bool with_tile(int64_t kind, Use&& use) {
@@ -138,6 +176,15 @@ template <class Use> bool with_tile(int64_t kind, Use&& use) {
       return true;
     case TileKind::q6k:
       use(Q6K{});
+      return true;
+    case TileKind::f16:
+      use(F16{});
+      return true;
+    case TileKind::bf16:
+      use(BF16{});
+      return true;
+    case TileKind::f32:
+      use(F32{});
       return true;
   }
   return false;

@@ -19,7 +19,7 @@ from soberano.backends import native
 from soberano.core.errors import Unsupported
 from soberano.quant import tiles
 from soberano.quant.blocks import BlockFormat
-from tests.quant.test_tiles import PACKED, random_blocks
+from tests.quant.test_tiles import TILED, random_blocks
 
 COMPILER, EMULATOR, LIBRARIES = "aarch64-linux-gnu-g++", "qemu-aarch64", "/usr/aarch64-linux-gnu"
 INSTALL = "apt install g++-aarch64-linux-gnu qemu-user"
@@ -129,7 +129,7 @@ def of_attention(rng: np.random.Generator) -> Iterator[Call]:
 
 def calls(rng: np.random.Generator) -> list[Call]:
     """Every call that is compared."""
-    return [*(call for kind in PACKED for call in of_weights(kind, rng)), *of_norms(rng), *of_attention(rng)]
+    return [*(call for kind in TILED for call in of_weights(kind, rng)), *of_norms(rng), *of_attention(rng)]
 
 
 def compile_driver(flags: tuple[str, ...], folder: Path) -> Path:
