@@ -21,7 +21,22 @@ from soberano.quant.blocks import BlockFormat, format_named
 from soberano.quant.encode import encode
 from soberano.quant.tensor import QTensor
 
-FORMATS = ("F16", "BF16", "F32", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+FORMATS = (
+    "F16",
+    "BF16",
+    "F32",
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "IQ4_NL",
+    "IQ4_XS",
+    "MXFP4",
+)
 """A format for each kind of tile."""
 
 
@@ -84,7 +99,7 @@ class _Cases:
         )
 
     def _raw(self, kind: type[BlockFormat], outputs: int, inputs: int) -> np.ndarray:
-        if kind.plain:
+        if kind.plain or kind.codebook:  # any bytes would be numbers of any size
             return encode(kind, self._rng.standard_normal((outputs, inputs), np.float32))
         return self._rng.integers(0, 60, (outputs, kind.row_bytes(inputs)), dtype=np.uint8)
 

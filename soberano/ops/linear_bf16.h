@@ -39,7 +39,7 @@ template <class Number> void decode_tiles(const Plain<Number>* tiles, int64_t co
 template <class Tile> void decode_tiles(const Tile* tiles, int64_t count, uint16_t* out) {
   for (int64_t b = 0; b < count; b++) {
     const Tile& w = tiles[b];
-    const f32x16 d = load_f16(w.d);
+    const f32x16 d = load_scale(w.d);
     f32x16 m = set1(0.0f);
     if constexpr (Tile::minimum) m = load_f16(w.m);
     for (int g = 0; g < Tile::columns / 32; g++) {

@@ -81,7 +81,7 @@ inline void coded_panel(const uint8_t* data, const Activations& x, int64_t t, f3
   for (int64_t b = 0; b < blocks; b++) {
     const Tile& w = tiles[b];
     for (size_t line = 0; line < sizeof(Tile); line += 64) __builtin_prefetch((const char*)&w + kAhead + line);
-    const f32x16 d = load_f16(w.d);
+    const f32x16 d = load_scale(w.d);
     f32x16 m = set1(0.0f);
     if constexpr (Tile::minimum) m = load_f16(w.m);
     for (int g = 0; g < Tile::columns / 32; g++) {

@@ -25,7 +25,9 @@ def random_blocks(kind: type[BlockFormat], outputs: int, inputs: int, rng: np.ra
         return encode(kind, rng.normal(0, 0.3, (outputs, inputs)).astype(np.float32))
     blocks = np.zeros((outputs, inputs // kind.block), kind.layout)
     for name, (field, *_) in (kind.layout.fields or {}).items():
-        if field.base.kind == "f":
+        if name == "e":  # the exponent of a scale
+            blocks[name] = rng.integers(118, 126, blocks[name].shape)
+        elif field.base.kind == "f":
             blocks[name] = rng.normal(0, 0.02, blocks[name].shape)
         else:
             info = np.iinfo(field.base)
