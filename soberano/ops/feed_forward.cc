@@ -56,7 +56,7 @@ void feed_forward_bf16(const float* x, const std::vector<Weight>& w, int64_t T, 
   inner.resize(T, gate.outputs);
   std::vector<PanelPair> pairs;
   for (int64_t p = 0; p < gate.panels(); p++) pairs.push_back({&gate, p, &up, p});
-  multiply_pairs(outer, pairs, [&](const PanelPair& pair, int64_t t) {
+  multiply_pairs(outer, pairs, decode_panel, [&](const PanelPair& pair, int64_t t) {
     Bf16Sums sums;
     sums.store();
     const int64_t first = pair.first_panel * 16;

@@ -82,8 +82,7 @@ inline void coded_panel(const uint8_t* data, const Activations& x, int64_t t, f3
     const Tile& w = tiles[b];
     for (size_t line = 0; line < sizeof(Tile); line += 64) __builtin_prefetch((const char*)&w + kAhead + line);
     const f32x16 d = load_scale(w.d);
-    f32x16 m = set1(0.0f);
-    if constexpr (Tile::minimum) m = load_f16(w.m);
+    const f32x16 m = load_minima(w);
     for (int g = 0; g < Tile::columns / 32; g++) {
       u8x64 v[8];
       w.codes[g].unpack(v);
@@ -109,7 +108,7 @@ inline void coded_panel(const uint8_t* data, const Activations& x, int64_t t, f3
 // One panel of any weight.
 template <class Tile, int N> inline void panel(const uint8_t* data, const Activations& x, int64_t t, f32x16* acc) {
   if constexpr (Tile::plain)
-    plain_panel<Tile, N>((const Tile*)data, x.numbers + t * x.inputs, x.inputs, acc);
+    plain_panel<Tile, N>((const Tile*)data, x.inputs, x.numbers + t * x.inputs, x.inputs, acc);
   else
     coded_panel<Tile, N>(data, x, t, acc);
 }

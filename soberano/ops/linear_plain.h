@@ -19,11 +19,12 @@ constexpr int kPlainTokens = 8;
 constexpr int kPlainTokens = 2;
 #endif
 
-// acc[n] = panel x[n] for N rows of activations x (N, inputs).
-template <class Tile, int N> void plain_panel(const Tile* tiles, const float* x, int64_t inputs, f32x16* acc) {
+// acc[n] = panel x[n] for N rows of activations x, `stride` apart.
+template <class Tile, int N>
+void plain_panel(const Tile* tiles, int64_t inputs, const float* x, int64_t stride, f32x16* acc) {
   if constexpr (N > kPlainTokens) {
-    plain_panel<Tile, kPlainTokens>(tiles, x, inputs, acc);
-    plain_panel<Tile, N - kPlainTokens>(tiles, x + kPlainTokens * inputs, inputs, acc + kPlainTokens);
+    plain_panel<Tile, kPlainTokens>(tiles, inputs, x, stride, acc);
+    plain_panel<Tile, N - kPlainTokens>(tiles, inputs, x + kPlainTokens * stride, stride, acc + kPlainTokens);
   } else {
     f32x16 even[N], odd[N];
     for (int n = 0; n < N; n++) even[n] = odd[n] = set1(0.0f);
@@ -33,8 +34,8 @@ template <class Tile, int N> void plain_panel(const Tile* tiles, const float* x,
         const f32x16 first = tiles->column(c), second = tiles->column(c + 1);
 #pragma GCC unroll 8
         for (int n = 0; n < N; n++) {
-          even[n] = fma(first, set1(x[n * inputs + at + c]), even[n]);
-          odd[n] = fma(second, set1(x[n * inputs + at + c + 1]), odd[n]);
+          even[n] = fma(first, set1(x[n * stride + at + c]), even[n]);
+          odd[n] = fma(second, set1(x[n * stride + at + c + 1]), odd[n]);
         }
       }
     }

@@ -58,6 +58,9 @@ class WeightArgs {
     return nullptr;
   }
 
+  // The argument that follows the weights that were read.
+  size_t end() const { return at_; }
+
  private:
   bool look_up(size_t argument, int32_t& value) {
     auto table = args_.get<xla::ffi::Buffer<xla::ffi::S32>>(argument);

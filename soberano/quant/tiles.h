@@ -153,6 +153,30 @@ template <class Tile> struct Scales {
   f32x16 scale[2], minimum;
 };
 
+// Columns 4 j to 4 j + 3 of a group whose codes are unpacked: a vector of sixteen rows for each. Only the subtraction
+// rounds, since every product is exact.
+template <class Tile> void decode_four(const Scales<Tile>& s, const u8x64* v, int j, f32x16* columns) {
+  const f32x16 scale = s.scale[j / 4], least = fnma(scale, set1(float(Tile::zero)), set1(0.0f) - s.minimum);
+  for (int c = 0; c < 4; c++) columns[c] = fma(scale, byte_of(v[j], c), least);
+}
+
+template <class Tile> f32x16 load_minima(const Tile& w) {
+  if constexpr (Tile::minimum) return load_f16(w.m);
+  return set1(0.0f);
+}
+
+// Columns 16 half to 16 half + 15 of a tile.
+template <class Tile> void decode_sixteen(const Tile& w, int half, f32x16* columns) {
+  if constexpr (Tile::plain) {
+    for (int c = 0; c < 16; c++) columns[c] = w.column(16 * half + c);
+  } else {
+    u8x64 v[8];
+    w.codes[half / 2].unpack(v);
+    const Scales<Tile> s(w, load_scale(w.d), load_minima(w), half / 2);
+    for (int j = 0; j < 4; j++) decode_four(s, v, 4 * (half % 2) + j, columns + 4 * j);
+  }
+}
+
 using Q4 = Flat<4, 8, false>;
 using Q4M = Flat<4, 0, true>;
 using Q5 = Flat<5, 16, false>;

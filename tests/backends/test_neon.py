@@ -98,6 +98,9 @@ def of_weights(kind: type[BlockFormat], rng: np.random.Generator) -> Iterator[Ca
             x[0, :32] = 0  # a group of zeros has no scale
             args = (x, weight, y, tokens, INPUTS, OUTPUTS, layout.kind)
             yield Call("soberano_linear", f"{kind.name}, {tokens} tokens{what}", args)
+            y = rng.normal(size=(tokens, OUTPUTS)).astype(np.float32)
+            args = (y, weight, np.zeros_like(x), tokens, INPUTS, OUTPUTS, layout.kind)
+            yield Call("soberano_linear_transposed", f"{kind.name}, {tokens} tokens{what}", args)
 
 
 def of_norms(rng: np.random.Generator) -> Iterator[Call]:
