@@ -30,11 +30,16 @@ inline void configure_tiles() {
   _tile_loadconfig(&config);
 }
 
-// Two registers of sixteen floats to bfloat16, taking turns: first[0], second[0], first[1], ...
-inline __m512i to_bf16_pairs(__m512 first, __m512 second) {
+// Halves of thirty-two 16-bit numbers, taking turns: a[0], a[16], a[1], ...
+inline __m512i interleave_halves(__m512i a) {
   const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
                                               6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  return _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+  return _mm512_permutexvar_epi16(interleave, a);
+}
+
+// Two registers of sixteen floats to bfloat16, taking turns: first[0], second[0], first[1], ...
+inline __m512i to_bf16_pairs(__m512 first, __m512 second) {
+  return interleave_halves((__m512i)_mm512_cvtne2ps_pbh(second, first));
 }
 
 }  // namespace soberano

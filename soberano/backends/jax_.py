@@ -87,13 +87,15 @@ def with_gradient_of(meaning: Callable[..., Any], kernel: Callable[..., Any]) ->
 
     Both take the same positional arrays. Arguments that are integers get no gradient, as JAX requires.
     """
+    return with_gradient(lambda arrays, grad: jax.vjp(meaning, *arrays)[1](grad), kernel)
+
+
+def with_gradient(backward: Callable[..., Any], kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """`kernel` with a gradient by rule: backward(arrays, grad) gives that of each array, None for one that has none."""
     fast = jax.custom_vjp(kernel)
 
     def forward(*arrays: Any) -> tuple[Any, Any]:
-        return kernel(*arrays), arrays
-
-    def backward(arrays: Any, grad: Any) -> Any:
-        return jax.vjp(meaning, *arrays)[1](grad)
+        return fast(*arrays), arrays  # not the kernel, so that a gradient has a gradient
 
     fast.defvjp(forward, backward)
     return fast

@@ -81,6 +81,16 @@ inline f32x16 load_bf16(const uint16_t* p) {
 }
 #endif
 
+// 2^(e - 128), of which the two least are subnormal.
+inline f32x16 load_half_powers(const uint8_t* e) {
+  float x[16];
+  for (int i = 0; i < 16; i++) {
+    const uint32_t bits = e[i] < 2 ? uint32_t(0x00200000) << e[i] : uint32_t(e[i] - 1) << 23;
+    std::memcpy(x + i, &bits, 4);
+  }
+  return load(x);
+}
+
 // Sixteen bfloat16 numbers, rounded to nearest, ties to even; NaN stays NaN.
 inline void store_bf16(uint16_t* p, f32x16 a) {
   float x[16];

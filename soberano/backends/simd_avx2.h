@@ -85,6 +85,15 @@ inline u8x64 high_nibbles(u8x64 a) {
   __m256i m = _mm256_set1_epi8(15);
   return {_mm256_and_si256(_mm256_srli_epi16(a.lo, 4), m), _mm256_and_si256(_mm256_srli_epi16(a.hi, 4), m)};
 }
+inline u8x64 look_up(const uint8_t* table, u8x64 a) {
+  const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table));
+  return {_mm256_shuffle_epi8(t, a.lo), _mm256_shuffle_epi8(t, a.hi)};
+}
+inline f32x16 byte_of(u8x64 a, int c) {
+  const __m256i m = _mm256_set1_epi32(255);
+  return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(a.lo, 8 * c), m)),
+          _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(a.hi, 8 * c), m))};
+}
 template <int shift, int mask> inline __m256i or_bits(__m256i a, __m256i b) {
   __m256i s = shift >= 0 ? _mm256_slli_epi16(b, shift >= 0 ? shift : 0) : _mm256_srli_epi16(b, shift < 0 ? -shift : 0);
   return _mm256_or_si256(a, _mm256_and_si256(s, _mm256_set1_epi8(mask)));

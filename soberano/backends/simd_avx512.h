@@ -59,6 +59,12 @@ inline void store_i8(int8_t* p, f32x16 a) {
 inline u8x64 load(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 inline u8x64 low_nibbles(u8x64 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 inline u8x64 high_nibbles(u8x64 a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
+inline u8x64 look_up(const uint8_t* table, u8x64 a) {  // table[a], a below 16
+  return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table)), a.v)};
+}
+inline f32x16 byte_of(u8x64 a, int c) {  // bytes 4 i + c, as floats
+  return {_mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(a.v, 8 * c), _mm512_set1_epi32(255)))};
+}
 template <int shift, int mask>  // a | ((b << shift) & mask), byte by byte; a negative shift goes right
 inline u8x64 or_bits(u8x64 a, u8x64 b) {
   __m512i s =

@@ -77,6 +77,11 @@ inline void store_i8(int8_t* p, f32x16 a) {
 inline u8x64 load(const uint8_t* p) { SOBERANO_QUARTERS(u8x64, vld1q_u8(p + 16 * i)) }
 inline u8x64 low_nibbles(u8x64 a) { SOBERANO_QUARTERS(u8x64, vandq_u8(a.v[i], vdupq_n_u8(15))) }
 inline u8x64 high_nibbles(u8x64 a) { SOBERANO_QUARTERS(u8x64, vshrq_n_u8(a.v[i], 4)) }
+inline u8x64 look_up(const uint8_t* table, u8x64 a) { SOBERANO_QUARTERS(u8x64, vqtbl1q_u8(vld1q_u8(table), a.v[i])) }
+inline f32x16 byte_of(u8x64 a, int c) {
+  SOBERANO_QUARTERS(
+      f32x16, vcvtq_f32_u32(vandq_u32(vshlq_u32(vreinterpretq_u32_u8(a.v[i]), vdupq_n_s32(-8 * c)), vdupq_n_u32(255))))
+}
 template <int by> inline uint8x16_t shifted(uint8x16_t a) {
   if constexpr (by >= 0) return vshlq_n_u8(a, by);
   if constexpr (by < 0) return vshrq_n_u8(a, -by);

@@ -59,6 +59,8 @@ inline void store_i8(int8_t* p, f32x16 a) {
 inline u8x64 load(const uint8_t* p) { SOBERANO_LANES(64, u8x64, p[i]) }
 inline u8x64 low_nibbles(u8x64 a) { SOBERANO_LANES(64, u8x64, uint8_t(a.v[i] & 15)) }
 inline u8x64 high_nibbles(u8x64 a) { SOBERANO_LANES(64, u8x64, uint8_t(a.v[i] >> 4)) }
+inline u8x64 look_up(const uint8_t* table, u8x64 a) { SOBERANO_LANES(64, u8x64, table[a.v[i]]) }
+inline f32x16 byte_of(u8x64 a, int c) { SOBERANO_LANES(16, f32x16, float(a.v[4 * i + c])) }
 template <int shift, int mask> inline u8x64 or_bits(u8x64 a, u8x64 b) {
   SOBERANO_LANES(64, u8x64, uint8_t(a.v[i] | ((shift >= 0 ? b.v[i] << (shift & 7) : b.v[i] >> (-shift & 7)) & mask)))
 }

@@ -17,10 +17,26 @@ from soberano.ops.linear import linear
 from soberano.ops.norm import rms_norm
 from soberano.ops.sample import Sampling, greedy, sample
 from soberano.quant import tiles
-from soberano.quant.blocks import format_named
+from soberano.quant.blocks import BlockFormat, format_named
+from soberano.quant.encode import encode
 from soberano.quant.tensor import QTensor
 
-FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+FORMATS = (
+    "F16",
+    "BF16",
+    "F32",
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "IQ4_NL",
+    "IQ4_XS",
+    "MXFP4",
+)
 """A format for each kind of tile."""
 
 
@@ -69,17 +85,23 @@ class _Cases:
         return self._home.asarray(self._rng.standard_normal(shape, np.float32).astype(dtype))
 
     def product(self, name: str, outputs: int, inputs: int, tokens: int, role: Role) -> Made:
-        """A packed weight against tokens."""
+        """A weight in the format of a file against tokens."""
         kind, native = format_named(name), self._plan.native
-        raw = self._rng.integers(0, 60, (outputs, kind.row_bytes(inputs)), dtype=np.uint8)
+        raw = self._raw(kind, outputs, inputs)
         data = self._home.asarray(tiles.pack(kind, raw) if native else raw)
         weight = QTensor(data, None, (outputs, inputs), name, "tiles" if native else "blocks")
+        arithmetic = arithmetic_of(self._plan, role)
         return Made(
             self._compiled(linear, weight, self._normal(tokens, inputs), role=role),
             int(data.nbytes),
             2.0 * outputs * inputs * tokens,
-            arithmetic_of(self._plan, role),
+            "float32" if kind.plain and arithmetic == "bytes" else arithmetic,
         )
+
+    def _raw(self, kind: type[BlockFormat], outputs: int, inputs: int) -> np.ndarray:
+        if kind.plain or kind.codebook:  # any bytes would be numbers of any size
+            return encode(kind, self._rng.standard_normal((outputs, inputs), np.float32))
+        return self._rng.integers(0, 60, (outputs, kind.row_bytes(inputs)), dtype=np.uint8)
 
     def attend(self, heads: int, key_heads: int, head: int, tokens: int, context: int) -> Made:
         """The last tokens of a context against all of it; of a token's half that is to come, nothing counts."""

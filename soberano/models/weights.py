@@ -87,7 +87,12 @@ class _Loader:
         return self.packed([info], lone=True) if self.keeps_packed(info) else self.plain([info])[0]
 
     def keeps_packed(self, info: TensorInfo) -> bool:
-        return len(info.shape) == 2 and not info.format.plain and self.plan.weights != "dense"
+        """Matrices stay packed; plain ones only where rows are whole tiles: everybody else takes float32."""
+        if len(info.shape) != 2 or self.plan.weights == "dense":
+            return False
+        if not info.format.plain:
+            return True
+        return self.plan.weights == "tiles" and info.shape[1] % tiles.layout_of(info.format).columns == 0
 
 
 class Found(NamedTuple):

@@ -29,7 +29,7 @@ void feed_forward_int(const float* x, const std::vector<Weight>& w, int64_t T, i
   const Weight &gate = w[0], &up = w[1], &down = w[2];
   Activations &outer = outer_memory, &inner = inner_memory;
   float* hidden = hidden_memory.room(T * gate.outputs);
-  outer.quantise(x, T, D);
+  outer.take(x, T, D, {gate, up});
   const int64_t n = shares_of(gate.bytes + up.bytes, T), panels = gate.panels();
   Pool::instance().parallel(int(n), [&](int i) {
     for (int64_t p = i * panels / n; p < (i + 1) * panels / n; p++)
@@ -42,7 +42,7 @@ void feed_forward_int(const float* x, const std::vector<Weight>& w, int64_t T, i
                      gate.outputs - p * 16);
       });
   });
-  inner.quantise(hidden, T, gate.outputs);
+  inner.take(hidden, T, gate.outputs, {down});
   products_int({down}, inner, T, {y});
 }
 
@@ -56,7 +56,7 @@ void feed_forward_bf16(const float* x, const std::vector<Weight>& w, int64_t T, 
   inner.resize(T, gate.outputs);
   std::vector<PanelPair> pairs;
   for (int64_t p = 0; p < gate.panels(); p++) pairs.push_back({&gate, p, &up, p});
-  multiply_pairs(outer, pairs, [&](const PanelPair& pair, int64_t t) {
+  multiply_pairs(outer, pairs, decode_panel, [&](const PanelPair& pair, int64_t t) {
     Bf16Sums sums;
     sums.store();
     const int64_t first = pair.first_panel * 16;

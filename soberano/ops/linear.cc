@@ -2,8 +2,8 @@
 //
 //   x (T, I) float32, layer () int32, then the weights as in linear_weight.h -> y (T, O) float32 for each
 //
-// Tokens that were generated go through the integers of linear_int.h; those of a prompt, where there is a matrix unit,
-// through linear_bf16.h.
+// Tokens that were generated go through the integers of linear_int.h, or, for plain weights, through the float32 of
+// linear_plain.h; those of a prompt, where there is a matrix unit, through linear_bf16.h.
 #include "soberano/ops/linear_bf16.h"
 #include "soberano/ops/linear_int.h"
 
@@ -15,7 +15,7 @@ static void products(const float* x, const std::vector<Weight>& weights, int64_t
                      const std::vector<float*>& ys) {
   static thread_local Activations memory;
   Activations& activations = memory;
-  activations.quantise(x, T, I);
+  activations.take(x, T, I, weights);
   products_int(weights, activations, T, ys);
 }
 

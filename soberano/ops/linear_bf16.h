@@ -26,26 +26,31 @@ inline int64_t chunk_of(int64_t inputs) { return inputs <= 640 ? inputs : 512; }
 constexpr int64_t kNear = 16 * 1536;
 
 // Decode tiles of a panel of 16 rows to the unit's order: out[group of 32 columns][pair of columns][row][2] bfloat16.
+template <class Number> void decode_tiles(const Plain<Number>* tiles, int64_t count, uint16_t* out) {
+  for (int64_t b = 0; b < count; b++)
+    for (int c = 0; c < Plain<Number>::columns; c += 2, out += 32) {
+      if constexpr (std::is_same_v<Number, Brain>)
+        _mm512_storeu_si512(out, interleave_halves(_mm512_loadu_si512(tiles[b].w[c])));
+      else
+        _mm512_storeu_si512(out, to_bf16_pairs(tiles[b].column(c).v, tiles[b].column(c + 1).v));
+    }
+}
+
 template <class Tile> void decode_tiles(const Tile* tiles, int64_t count, uint16_t* out) {
   for (int64_t b = 0; b < count; b++) {
     const Tile& w = tiles[b];
-    const f32x16 d = load_f16(w.d);
-    f32x16 m = set1(0.0f);
-    if constexpr (Tile::minimum) m = load_f16(w.m);
+    const f32x16 d = load_scale(w.d);
+    const f32x16 m = load_minima(w);
     for (int g = 0; g < Tile::columns / 32; g++) {
       const Scales<Tile> s(w, d, m, g);
       u8x64 v[8];
       w.codes[g].unpack(v);
 #pragma GCC unroll 8
       for (int j = 0; j < 8; j++) {
-        const f32x16 scale = s.scale[j / 4], offset = fma(scale, set1(float(Tile::zero)), s.minimum);
-        __m512 column[4];
-        for (int c = 0; c < 4; c++) {
-          const __m512i code = _mm512_and_si512(_mm512_srli_epi32(v[j].v, 8 * c), _mm512_set1_epi32(255));
-          column[c] = _mm512_fmsub_ps(scale.v, _mm512_cvtepi32_ps(code), offset.v);
-        }
-        _mm512_storeu_si512(out, to_bf16_pairs(column[0], column[1]));
-        _mm512_storeu_si512(out + 32, to_bf16_pairs(column[2], column[3]));
+        f32x16 column[4];
+        decode_four(s, v, j, column);
+        _mm512_storeu_si512(out, to_bf16_pairs(column[0].v, column[1].v));
+        _mm512_storeu_si512(out + 32, to_bf16_pairs(column[2].v, column[3].v));
         out += 64;
       }
     }
@@ -71,13 +76,19 @@ class Bf16Tokens {
 
   void convert(const float* x, int64_t tokens, int64_t columns) {
     resize(tokens, columns);
+    fill(x, columns, 0);
+  }
+
+  // Take `count` columns of x as those from `at` on, a multiple of 32; fill up with zeros to the next multiple.
+  void fill(const float* x, int64_t count, int64_t at) {
     Pool::instance().parallel(int(blocks), [&](int block) {
       for (int64_t t = block * 32; t < block * 32 + 32; t++)
-        for (int64_t i = 0; i < inputs; i += 32) {
-          const float* from = x + t * inputs + i;
-          const __m512i pair = t < T ? (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + 16), _mm512_loadu_ps(from))
-                                     : _mm512_setzero_si512();
-          _mm512_storeu_si512(row(t, i), pair);
+        for (int64_t i = 0; i < count; i += 32) {
+          const float* from = x + t * count + i;
+          const uint32_t there = t < T ? ~uint64_t(0) >> (64 - std::min<int64_t>(32, count - i)) : 0;
+          const __m512 a = _mm512_maskz_loadu_ps(there & 65535, from),
+                       b = _mm512_maskz_loadu_ps(there >> 16, from + 16);
+          _mm512_storeu_si512(row(t, at + i), (__m512i)_mm512_cvtne2ps_pbh(b, a));
         }
     });
   }
@@ -141,8 +152,10 @@ struct PanelPair {
   int64_t second_panel;
 };
 
-// Multiply tokens by pairs of panels: finish(pair, first token) is called with the sums of 32 tokens in tiles 0 to 3.
-template <class Finish> void multiply_pairs(const Bf16Tokens& x, const std::vector<PanelPair>& pairs, Finish&& finish) {
+// Multiply tokens by pairs of panels: decode(weight, panel, first column, count, out) makes them as decode_panel does,
+// and finish(pair, first token) is called with the sums of 32 tokens in tiles 0 to 3.
+template <class Decode, class Finish>
+void multiply_pairs(const Bf16Tokens& x, const std::vector<PanelPair>& pairs, Decode&& decode, Finish&& finish) {
   Pool& pool = Pool::instance();
   const int64_t count = int64_t(pairs.size()), width = chunk_of(x.inputs);
   const int64_t each = x.blocks * x.inputs <= kNear ? 1 : std::clamp<int64_t>(count / (2 * pool.threads()), 1, 16);
@@ -158,8 +171,8 @@ template <class Finish> void multiply_pairs(const Bf16Tokens& x, const std::vect
       for (int64_t i = from; i < to; i++) {
         const PanelPair& pair = pairs[i];
         uint16_t* second = pair.second ? decoded + 16 * columns : decoded;
-        decode_panel(*pair.first, pair.first_panel, at, columns, decoded);
-        if (pair.second) decode_panel(*pair.second, pair.second_panel, at, columns, second);
+        decode(*pair.first, pair.first_panel, at, columns, decoded);
+        if (pair.second) decode(*pair.second, pair.second_panel, at, columns, second);
         for (int64_t block = 0; block < x.blocks; block++) {
           Bf16Sums& sums = kept[(i - from) * x.blocks + block];
           at ? sums.load() : Bf16Sums::zero();
@@ -172,31 +185,35 @@ template <class Finish> void multiply_pairs(const Bf16Tokens& x, const std::vect
   });
 }
 
+// Store the sums of `tokens` tokens and `lanes` outputs, up to 32 each, from y on; rows of y are `stride` apart.
+inline void store_outputs(float* y, int64_t tokens, int64_t lanes, int64_t stride) {
+  if (tokens == 32 && lanes == 32) {
+    const int64_t bytes = stride * sizeof(float);
+    _tile_stored(0, y, bytes);
+    _tile_stored(1, y + 16 * stride, bytes);
+    _tile_stored(2, y + 16, bytes);
+    _tile_stored(3, y + 16 * stride + 16, bytes);
+    return;
+  }
+  Bf16Sums sums;
+  sums.store();
+  for (int64_t n = 0; n < tokens; n++)
+    for (int64_t half = 0; half < 2; half++) {
+      const float* from = sums.tile[2 * half + n / 16][n % 16];
+      std::copy_n(from, std::clamp<int64_t>(lanes - 16 * half, 0, 16), y + n * stride + 16 * half);
+    }
+}
+
 // ys[k] (T, outputs of weights[k]) = weights[k] x.
 inline void products_bf16(const std::vector<Weight>& weights, const Bf16Tokens& x, const std::vector<float*>& ys) {
   std::vector<PanelPair> pairs;
   for (const Weight& w : weights)
     for (int64_t p = 0; p < w.panels(); p += 2) pairs.push_back({&w, p, p + 1 < w.panels() ? &w : nullptr, p + 1});
-  multiply_pairs(x, pairs, [&](const PanelPair& pair, int64_t t) {
+  multiply_pairs(x, pairs, decode_panel, [&](const PanelPair& pair, int64_t t) {
     const Weight& w = *pair.first;
     const int64_t first = pair.first_panel * 16;
-    float* y = ys[&w - weights.data()] + t * w.outputs + first;
-    if (t + 32 <= x.T && first + 32 <= w.outputs) {
-      const int64_t stride = w.outputs * sizeof(float);
-      _tile_stored(0, y, stride);
-      _tile_stored(1, y + 16 * w.outputs, stride);
-      _tile_stored(2, y + 16, stride);
-      _tile_stored(3, y + 16 * w.outputs + 16, stride);
-      return;
-    }
-    Bf16Sums sums;
-    sums.store();
-    for (int64_t n = 0; n < std::min<int64_t>(32, x.T - t); n++)
-      for (int64_t half = 0; half < 2; half++) {
-        const float* from = sums.tile[2 * half + n / 16][n % 16];
-        const int64_t lanes = std::clamp<int64_t>(w.outputs - first - 16 * half, 0, 16);
-        std::copy(from, from + lanes, y + n * w.outputs + 16 * half);
-      }
+    store_outputs(ys[&w - weights.data()] + t * w.outputs + first, std::min<int64_t>(32, x.T - t),
+                  std::min<int64_t>(32, w.outputs - first), w.outputs);
   });
 }
 

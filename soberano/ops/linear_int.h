@@ -11,18 +11,21 @@
 
 #include "soberano/backends/pool.h"
 #include "soberano/backends/scratch.h"
+#include "soberano/ops/linear_plain.h"
 #include "soberano/ops/linear_weight.h"
 
 namespace soberano {
 
 constexpr float kTop = 127 * 128;  // the largest activation of a group, in units of its scale
 
-// Rows of activations as the kernel eats them: bytes (T, I / 32, high and low, 32), and per group of 32 its scale, its
-// scale times its sum, and the sums of its halves.
+// Rows of activations as the kernels eat them: as they are, for plain weights; and for codes bytes (T, I / 32, high and
+// low, 32), and per group of 32 its scale, its scale times its sum, and the sums of its halves.
 class Activations {
  public:
-  void quantise(const float* x, int64_t tokens, int64_t columns) {
-    inputs = columns, groups = columns / 32;
+  // Quantises only if one of the weights has codes. `x` is read again by the product.
+  void take(const float* x, int64_t tokens, int64_t columns, const std::vector<Weight>& weights) {
+    numbers = x, inputs = columns, groups = columns / 32;
+    if (std::all_of(weights.begin(), weights.end(), [](const Weight& w) { return w.plain(); })) return;
     bytes = bytes_.room(tokens * columns * 2), d = d_.room(tokens * groups), dsum = dsum_.room(tokens * groups);
     half = half_.room(tokens * groups * 2);
     const int64_t parts = tokens < 8 ? 1 : tokens / 4;
@@ -32,6 +35,7 @@ class Activations {
   }
 
   int64_t inputs = 0, groups = 0;
+  const float* numbers = nullptr;
   int8_t* bytes = nullptr;
   float *d = nullptr, *dsum = nullptr;
   int32_t* half = nullptr;
@@ -69,30 +73,18 @@ template <int bits, int columns> inline i32x16 dot(i32x16 start, const u8x64* v,
   return add(times128(high), low);
 }
 
-// Ask memory for the part of a tile that group g stands for, in the tile that comes later: 8 kB ahead into the second
-// cache, which can wait for many lines at once, and 512 bytes ahead into the first. A whole tile asked for at once
-// fills the few places where a core waits for memory, and its arithmetic then waits too.
-template <class Tile> inline void prefetch(const Tile& w, int g) {
-  constexpr int groups = Tile::columns / 32, lines = (sizeof(Tile) / groups + 63) / 64;
-#pragma GCC unroll 9
-  for (int line = 0; line < lines; line++) {
-    const char* at = (const char*)&w + (g * lines + line) * 64;
-    __builtin_prefetch(at + 8192, 0, 2), __builtin_prefetch(at + 512, 0, 3);
-  }
-}
-
-// One panel of 16 outputs for N tokens, the first of them token t.
-template <class Tile, int N> inline void panel(const uint8_t* data, const Activations& x, int64_t t, f32x16* acc) {
+// One panel of codes, 16 outputs, for N tokens, the first of them token t.
+template <class Tile, int N>
+inline void coded_panel(const uint8_t* data, const Activations& x, int64_t t, f32x16* acc) {
   const Tile* tiles = (const Tile*)data;
   for (int n = 0; n < N; n++) acc[n] = set1(0.0f);
   const int64_t blocks = x.inputs / Tile::columns;
   for (int64_t b = 0; b < blocks; b++) {
     const Tile& w = tiles[b];
-    const f32x16 d = load_f16(w.d);
-    f32x16 m = set1(0.0f);
-    if constexpr (Tile::minimum) m = load_f16(w.m);
+    const f32x16 d = load_scale(w.d);
+    const f32x16 m = load_minima(w);
     for (int g = 0; g < Tile::columns / 32; g++) {
-      prefetch(w, g);
+      prefetch<sizeof(Tile) / (Tile::columns / 32)>(&w, g);
       u8x64 v[8];
       w.codes[g].unpack(v);
       const Scales<Tile> s(w, d, m, g);
@@ -115,6 +107,14 @@ template <class Tile, int N> inline void panel(const uint8_t* data, const Activa
       }
     }
   }
+}
+
+// One panel of any weight.
+template <class Tile, int N> inline void panel(const uint8_t* data, const Activations& x, int64_t t, f32x16* acc) {
+  if constexpr (Tile::plain)
+    plain_panel<Tile, N>((const Tile*)data, x.inputs, x.numbers + t * x.inputs, x.inputs, acc);
+  else
+    coded_panel<Tile, N>(data, x, t, acc);
 }
 
 // Call use(std::integral_constant<int, N>, t) for tokens t to t + N - 1, until all T are done. Codes are unpacked once

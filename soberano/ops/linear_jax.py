@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from soberano.backends import native
-from soberano.backends.jax_ import native_plan, with_gradient_of
+from soberano.backends.jax_ import native_plan, with_gradient
 from soberano.core.errors import Unsupported
 from soberano.core.types import Array
-from soberano.ops import linear
+from soberano.ops.linear_transposed import linears_transposed
 from soberano.quant.tensor import Choice, QTensor, Weight
 
 
@@ -28,7 +28,11 @@ def linears(weights: tuple[Weight, ...], x: Array) -> tuple[Array, ...]:
     def kernel(*arrays: Array) -> tuple[Array, ...]:
         return tuple(call(*arrays, **packed.attributes))
 
-    return with_gradient_of(packed.meaning(linear.linears.meaning, weights), kernel)(x, *packed.arrays)
+    def backward(arrays: tuple[Array, ...], grads: tuple[Array, ...]) -> tuple[Any, ...]:
+        here = Packed.weights(weights, arrays[1:])
+        return (linears_transposed(here, *grads), *(None for _ in arrays[1:]))
+
+    return with_gradient(backward, kernel)(x, *packed.arrays)
 
 
 def check_input(weights: tuple[Weight, ...], x: Array) -> None:
@@ -71,22 +75,24 @@ class Packed(NamedTuple):
             },
         )
 
+    @staticmethod
+    def weights(like: tuple[Weight, ...], arrays: tuple[Array, ...]) -> tuple[Weight, ...]:
+        """Weights as those that were packed, but of other `arrays`: tracers of them, say."""
+        layer, *left = arrays
+        here = list[Weight]()
+        for weight in like:
+            if isinstance(weight, Choice):
+                tag, slot = left.pop(0), left.pop(0)
+                members = tuple(_with_data(member, left.pop(0)) for member in weight.members)
+                here.append(Choice(members, tag, slot, layer))
+            else:
+                view = _with_data(weight, left.pop(0))
+                here.append(view if weight.index is None else view.at(layer))
+        return tuple(here)
+
     def meaning(self, meaning: Callable[..., Any], weights: tuple[Weight, ...]) -> Callable[..., Any]:
         """`meaning(weights, x)` as a function of x and `arrays`, for gradients."""
-
-        def of_arrays(x: Array, layer: Array, *arrays: Array) -> Any:
-            left, here = list(arrays), list[Weight]()
-            for weight in weights:
-                if isinstance(weight, Choice):
-                    tag, slot = left.pop(0), left.pop(0)
-                    members = tuple(_with_data(member, left.pop(0)) for member in weight.members)
-                    here.append(Choice(members, tag, slot, layer))
-                else:
-                    view = _with_data(weight, left.pop(0))
-                    here.append(view if weight.index is None else view.at(layer))
-            return meaning(tuple(here), x)
-
-        return of_arrays
+        return lambda x, *arrays: meaning(Packed.weights(weights, arrays), x)
 
 
 def _with_data(weight: QTensor, data: Array) -> QTensor:

@@ -17,7 +17,24 @@ struct Weight {
   int64_t panels() const { return (outputs + 15) / 16; }
   int64_t panel_bytes() const { return bytes / panels(); }
   const uint8_t* panel(int64_t p) const { return tiles + p * panel_bytes(); }
+  bool plain() const {
+    bool is = false;
+    with_tile(kind, [&](auto tile) { is = decltype(tile)::plain; });
+    return is;
+  }
 };
+
+// Ask memory for part i, of `bytes`, of what comes after a tile: 8 kB ahead into the second cache, which can wait for
+// many lines at once, and 512 bytes ahead into the first. Called between pieces of arithmetic: a whole tile asked for at
+// once fills the few places where a core waits for memory, and arithmetic then waits too.
+template <size_t bytes> inline void prefetch(const void* tile, int i) {
+  constexpr int lines = (bytes + 63) / 64;
+#pragma GCC unroll 9
+  for (int line = i * lines; line < (i + 1) * lines; line++) {
+    const char* at = (const char*)tile + 64 * line;
+    __builtin_prefetch(at + 8192, 0, 2), __builtin_prefetch(at + 512, 0, 3);
+  }
+}
 
 // Reads weights off the arguments of a call, in the order in which soberano/ops/linear_jax.py passes them:
 //
@@ -52,6 +69,9 @@ class WeightArgs {
     }
     return nullptr;
   }
+
+  // The argument that follows the weights that were read.
+  size_t end() const { return at_; }
 
  private:
   bool look_up(size_t argument, int32_t& value) {

@@ -4,8 +4,9 @@ A weight matrix in a file is rows of blocks. Every format of the file decodes in
 
     w = (d * sub) * (codes - zero) - (m * submin)
 
-so kernels are written for that family and never for a file format. A subclass gives `block`, `layout`, `group`, `zero`,
-`bits` and `parts`; sizes, the GGUF reader's checks, random test blocks and `dequantize` follow from them.
+or, for a format with a codebook, (d * sub) * codebook[codes]; so kernels are written for that family and never for a
+file format. A subclass gives `block`, `layout`, `group`, `zero` or `codebook`, `bits` and `parts`; sizes, the GGUF
+reader's checks, random test blocks and `dequantize` follow from them.
 
 All products above are exact in float32: d and m have 11 significant bits, and a code times its scale has at most 13.
 So only the subtraction rounds, and neither the order of the products nor a fused multiply-add can change a bit.
@@ -46,6 +47,7 @@ class BlockFormat:
     layout: ClassVar[np.dtype]  # the bytes of a block, in file order
     group: ClassVar[int]  # weights that share a scale
     zero: ClassVar[int] = 0  # the code that means 0
+    codebook: ClassVar[tuple[int, ...] | None] = None  # or what each code means
     bits: ClassVar[int]  # bits of a code
     plain: ClassVar[bool] = False  # numbers as they are: no codes, no parts
     block_bytes: ClassVar[int]
@@ -109,18 +111,21 @@ class BlockFormat:
 
         The result may share memory with `raw` where the format is F32. The payload of a NaN is not kept everywhere.
         """
-        with np.errstate(invalid="ignore"):  # a hostile block may hold infinity; times 0 that is NaN, as in ggml
-            w = decode_parts(home, cls.parts(home, raw), cls.group, cls.zero)
+        with np.errstate(invalid="ignore", over="ignore"):  # as ggml: a hostile block's infinity times 0 is NaN
+            w = decode_parts(home, cls.parts(home, raw), cls.group, cls.zero, cls.codebook)
         return w.reshape(*raw.shape[:-1], cls.check(raw))
 
 
-def decode_parts(home: Home, parts: Parts, group: int, zero: int) -> Array:
+def decode_parts(home: Home, parts: Parts, group: int, zero: int = 0, codebook: tuple[int, ...] | None = None) -> Array:
     """The formula of the family: parts of N blocks -> float32 (N, block)."""
     f32 = home.xp.float32
     scale = parts.d.astype(f32) if parts.sub is None else parts.d.astype(f32) * parts.sub.astype(f32)
     count, block = parts.codes.shape
     codes = parts.codes.reshape(count, block // group, group)
-    w = scale[..., None] * (codes.astype(f32) - float(zero))
+    if codebook is None:
+        w = scale[..., None] * (codes.astype(f32) - float(zero))
+    else:
+        w = scale[..., None] * home.xp.asarray(np.array(codebook, np.float32))[codes]
     if parts.m is not None:
         low = parts.m.astype(f32) if parts.submin is None else parts.m.astype(f32) * parts.submin.astype(f32)
         w = w - low[..., None]

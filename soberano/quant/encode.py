@@ -1,7 +1,8 @@
 """Turn float32 weights into blocks: round to nearest, without a search.
 
 The legacy formats give the bytes that ggml's reference gives. The k-quants are plain: each group takes the scale that
-spans it, the scales are rounded to their 6 or 8 bits, and the codes are then rounded against the rounded scales.
+spans it, the scales are rounded to their 6 or 8 bits, and the codes are then rounded against the rounded scales. So are
+the codebooks, but for MXFP4, whose bytes are the reference's again.
 NumPy only.
 """
 
@@ -9,8 +10,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from soberano.backends.numpy_ import HOME
 from soberano.core.errors import InputError, Unsupported
 from soberano.quant.blocks import BlockFormat
+from soberano.quant.codebooks import IQ4_NL, IQ4_XS, MXFP4, half_powers
 from soberano.quant.kquants import Q4_K, Q5_K, Q6_K
 from soberano.quant.legacy import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
 from soberano.quant.plain import BF16, F16, F32
@@ -142,6 +145,40 @@ def _q6_k(out: np.ndarray, w: np.ndarray) -> None:
     out["high"] = np.bitwise_or.reduce((runs >> 4) << shifts, axis=2).reshape(-1, 64)
 
 
+_IQ4_MIDDLES = np.convolve(np.array(IQ4_NL.codebook, np.float32), [0.5, 0.5], "valid").astype(np.float32)
+_E2M1_MIDDLES = np.array([0.5, 1.5, 2.5, 3.5, 5, 7, 10], np.float32)
+_IQ4_LOW = np.float32(IQ4_NL.codebook[0])
+
+
+def _iq4_nl(out: np.ndarray, w: np.ndarray) -> None:
+    out["d"] = _extreme(w)[:, 0] / _IQ4_LOW
+    d = out["d"].astype(np.float32)[:, None]
+    out["q"] = _pack_nibbles(np.searchsorted(_IQ4_MIDDLES, w * _inverse(d)).astype(np.uint8))
+
+
+def _iq4_xs(out: np.ndarray, w: np.ndarray) -> None:
+    w = w.reshape(-1, 8, 32)
+    step = _extreme(w)[..., 0] / _IQ4_LOW  # (N, 8), signed: the extreme value of a group gets code 0
+    out["d"] = _extreme(step)[:, 0] / np.float32(-32)
+    d = out["d"].astype(np.float32)[:, None]
+    sub = np.rint(step * _inverse(d)).clip(-32, 31)
+    codes = np.searchsorted(_IQ4_MIDDLES, w * _inverse(d * sub)[..., None]).astype(np.uint8)
+    out["q"] = _pack_nibbles(codes.reshape(-1, 32)).reshape(-1, 128)
+    scales = (sub + 32).astype(np.uint8)
+    out["low"] = (scales[:, 0::2] & 15) | (scales[:, 1::2] & 15) << 4
+    out["high"] = np.bitwise_or.reduce((scales >> 4).reshape(-1, 2, 4) << np.array([0, 2, 4, 6], np.uint8), axis=-1)
+
+
+def _mxfp4(out: np.ndarray, w: np.ndarray) -> None:
+    """Floats of 4 bits whose largest exponent is that of the largest weight; what is above their range is clipped."""
+    top = np.abs(w).max(axis=-1)
+    exponent = np.floor(np.log2(np.where(top > 0, top, 1))) + 125
+    out["e"] = np.where(top > 0, exponent, 0).clip(0, 254)[:, None].astype(np.uint8)
+    d = half_powers(HOME, out["e"])
+    codes = (np.abs(w)[..., None] > d[..., None] * _E2M1_MIDDLES).sum(axis=-1, dtype=np.uint8)
+    out["q"] = _pack_nibbles(np.where((w < 0) & (codes > 0), codes | 8, codes))
+
+
 def _plain(out: np.ndarray, w: np.ndarray) -> None:
     out["w"] = w[:, 0]
 
@@ -164,4 +201,7 @@ _ENCODERS: dict[type[BlockFormat], Encoder] = {
     Q4_K: _k_affine(4),
     Q5_K: _k_affine(5),
     Q6_K: _q6_k,
+    IQ4_NL: _iq4_nl,
+    IQ4_XS: _iq4_xs,
+    MXFP4: _mxfp4,
 }

@@ -7,7 +7,7 @@ from soberano.core.types import Array
 from soberano.quant.blocks import BlockFormat, Parts
 
 
-def _halves(home: Home, q: Array, run: int) -> Array:
+def halves(home: Home, q: Array, run: int) -> Array:
     """(N, n) bytes -> (N, 2 n) codes of 4 bits: of each `run` bytes first the low nibbles, then the high ones."""
     count, size = q.shape
     q = q.reshape(count, size // run, 1, run)
@@ -37,7 +37,7 @@ class Q4_K(BlockFormat, ggml=12):
     def parts(cls, home: Home, raw: Array) -> Parts:
         f = cls.fields(home, raw)
         sub, submin = _scales_and_minima(home, f["scales"])
-        return Parts(_halves(home, f["q"], 32), f["d"], sub, f["m"], submin)
+        return Parts(halves(home, f["q"], 32), f["d"], sub, f["m"], submin)
 
 
 class Q5_K(BlockFormat, ggml=13):
@@ -52,7 +52,7 @@ class Q5_K(BlockFormat, ggml=13):
         f = cls.fields(home, raw)
         sub, submin = _scales_and_minima(home, f["scales"])
         high = (f["high"][:, None, :] >> home.xp.arange(8, dtype=np.uint8)[:, None]) & 1
-        codes = _halves(home, f["q"], 32) | (high.reshape(-1, 256) << 4)
+        codes = halves(home, f["q"], 32) | (high.reshape(-1, 256) << 4)
         return Parts(codes, f["d"], sub, f["m"], submin)
 
 
@@ -67,5 +67,5 @@ class Q6_K(BlockFormat, ggml=14):
     def parts(cls, home: Home, raw: Array) -> Parts:
         f = cls.fields(home, raw)
         pairs = f["high"].reshape(-1, 2, 1, 32) >> home.xp.asarray(np.array([0, 2, 4, 6], np.uint8))[:, None]
-        codes = _halves(home, f["low"], 64) | ((pairs & 3).reshape(-1, 256) << 4)
+        codes = halves(home, f["low"], 64) | ((pairs & 3).reshape(-1, 256) << 4)
         return Parts(codes, f["d"], f["scales"])

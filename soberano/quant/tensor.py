@@ -52,7 +52,7 @@ class QTensor:
         data = self.data if self.index is None else home.at(self.data, self.index)
         if self.form == "blocks":
             return self.kind.dequantize(home, data)
-        panels = tiles.dequantize(home, self.layout, data)
+        panels = tiles.dequantize(home, self.kind, data)
         return panels.reshape(-1, self.shape[1])[: self.shape[0]]
 
     def rows(self, home: Home, ids: Array) -> Array:
@@ -61,7 +61,7 @@ class QTensor:
         if self.form == "blocks":
             return self.kind.dequantize(home, data[ids])
         flat = ids.reshape(-1)
-        panels = tiles.dequantize(home, self.layout, data[flat // tiles.ROWS])  # (n, 16, I)
+        panels = tiles.dequantize(home, self.kind, data[flat // tiles.ROWS])  # (n, 16, I)
         chosen = panels[home.xp.arange(flat.shape[0]), flat % tiles.ROWS]
         return chosen.reshape(*ids.shape, self.shape[1])
 

@@ -116,6 +116,28 @@ struct FileQ6_K {
   }
 };
 
+struct FileIQ4_NL {
+  using Tile = IQ4;
+  static constexpr int bytes = 18, paired = 2;
+  static void read(const uint8_t* b, Row& r) { r.d = read16(b); }
+};
+struct FileIQ4_XS {
+  using Tile = IQ4K;
+  static constexpr int bytes = 136, paired = 0;
+  static void read(const uint8_t* b, Row& r) {
+    r.d = read16(b);
+    for (int g = 0; g < 8; g++) {
+      nibbles(b + 8 + 16 * g, r.code + 32 * g);
+      r.sub[g] = ((b[4 + g / 2] >> 4 * (g % 2) & 15) | (b[2 + g / 4] >> 2 * (g % 4) & 3) << 4) - 32;
+    }
+  }
+};
+struct FileMXFP4 {
+  using Tile = MXFP4;
+  static constexpr int bytes = 17, paired = 1;
+  static void read(const uint8_t* b, Row& r) { r.d = b[0]; }
+};
+
 inline void place(const uint8_t* code, int row, Codes<4>& to) {
   for (int i = 0; i < 4; i++) {
     uint32_t word = read32(code + 4 * i) | read32(code + 16 + 4 * i) << 4;
@@ -168,6 +190,21 @@ template <class File> void pack(const uint8_t* raw, uint8_t* out, int64_t O, int
   });
 }
 
+template <class Tile> void pack_plain(const uint8_t* raw, uint8_t* out, int64_t O, int64_t I) {
+  using Bits = typename Tile::Number::Bits;
+  const int64_t panels = (O + 15) / 16, blocks = I / Tile::columns;
+  Pool::instance().parallel(int(panels), [&](int p) {
+    for (int64_t b = 0; b < blocks; b++) {
+      Tile& tile = ((Tile*)out)[p * blocks + b];
+      for (int r = 0; r < 16; r++) {
+        Bits row[Tile::columns] = {};
+        if (p * 16 + r < O) std::memcpy(row, raw + ((p * 16 + r) * I + b * Tile::columns) * sizeof(Bits), sizeof row);
+        for (int c = 0; c < Tile::columns; c++) tile.w[c][r] = row[c];
+      }
+    }
+  });
+}
+
 }  // namespace
 }  // namespace soberano
 
@@ -175,6 +212,15 @@ template <class File> void pack(const uint8_t* raw, uint8_t* out, int64_t O, int
 extern "C" int soberano_pack_tiles(const uint8_t* raw, uint8_t* tiles, int64_t O, int64_t I, int64_t ggml) {
   using namespace soberano;
   switch (ggml) {
+    case 0:
+      pack_plain<F32>(raw, tiles, O, I);
+      return 0;
+    case 1:
+      pack_plain<F16>(raw, tiles, O, I);
+      return 0;
+    case 30:
+      pack_plain<BF16>(raw, tiles, O, I);
+      return 0;
     case 2:
       pack<FileQ4_0>(raw, tiles, O, I);
       return 0;
@@ -198,6 +244,15 @@ extern "C" int soberano_pack_tiles(const uint8_t* raw, uint8_t* tiles, int64_t O
       return 0;
     case 14:
       pack<FileQ6_K>(raw, tiles, O, I);
+      return 0;
+    case 20:
+      pack<FileIQ4_NL>(raw, tiles, O, I);
+      return 0;
+    case 23:
+      pack<FileIQ4_XS>(raw, tiles, O, I);
+      return 0;
+    case 39:
+      pack<FileMXFP4>(raw, tiles, O, I);
       return 0;
   }
   return 1;

@@ -10,6 +10,8 @@ is in a file:
     code    8-bit codes instead: per 32 columns 8 vectors
     sub, submin    two-level formats: a small integer scale and minimum per group and row
     d, m    float16 scale and minimum per row
+    e       a power of two instead of d, as its exponent
+    w       plain formats: numbers as they are, 16 rows of a column side by side; a panel is (columns, 16)
 
 Nothing is rounded: the tiles decode to the same float32 weights as the blocks. soberano/quant/tiles.h is the same in
 C++, and tiles.cc packs what `pack` here defines.
@@ -26,6 +28,7 @@ from soberano.backends.numpy_ import HOME
 from soberano.core.errors import Unsupported
 from soberano.core.types import Array
 from soberano.quant.blocks import BlockFormat, Parts, decode_parts
+from soberano.quant.codebooks import IQ4_NL, IQ4_XS, MXFP4, half_powers
 
 ROWS = 16
 """Rows of a panel."""
@@ -41,12 +44,17 @@ class TileLayout:
     zero: int
     columns: int  # 32, or 256 for two-level formats
     minimum: bool
+    plain: str | None = None  # the dtype of numbers as they are: no codes, no scales
+    codebook: tuple[int, ...] | None = None  # what each code means, instead of code - zero
+    power: bool = False  # the scale is a power of two
 
     @functools.cached_property
     def dtype(self) -> np.dtype:
         """The bytes of a tile, in order."""
         groups = self.columns // 32
         fields: list[Any]
+        if self.plain:
+            return np.dtype([("w", self.plain, (self.columns, ROWS))])
         if self.bits == 8:
             fields = [("code", "u1", (groups, 8, 4 * ROWS))]
         else:
@@ -54,9 +62,9 @@ class TileLayout:
             codes += [("high", "u1", (self.bits - 4, 4 * ROWS))] if self.bits > 4 else []
             fields = [("codes", np.dtype(codes), (groups,))]
         if self.columns == 256:
-            fields += [("sub", "i1" if self.group == 16 else "u1", (256 // self.group, ROWS))]
+            fields += [("sub", "u1" if self.minimum else "i1", (256 // self.group, ROWS))]
             fields += [("submin", "u1", (256 // self.group, ROWS))] if self.minimum else []
-        fields += [("d", "<f2", (ROWS,))]
+        fields += [("e", "u1", (ROWS,))] if self.power else [("d", "<f2", (ROWS,))]
         fields += [("m", "<f2", (ROWS,))] if self.minimum else []
         return np.dtype(fields)
 
@@ -70,32 +78,33 @@ class TileLayout:
         return inputs // self.columns * self.dtype.itemsize
 
 
-# (bits, group, zero, columns, minimum), in the order of TileKind in tiles.h.
-_KINDS = [
-    TileLayout(kind, *family)
-    for kind, family in enumerate(
-        [
-            (4, 32, 8, 32, False),
-            (4, 32, 0, 32, True),
-            (5, 32, 16, 32, False),
-            (5, 32, 0, 32, True),
-            (8, 32, 128, 32, False),
-            (4, 32, 0, 256, True),
-            (5, 32, 0, 256, True),
-            (6, 16, 32, 256, False),
-        ]
-    )
-]
+# kind, as in tiles.h; bits, group, zero, columns, minimum; plain, codebook, power
+_LAYOUTS = (
+    TileLayout(0, 4, 32, 8, 32, False),
+    TileLayout(1, 4, 32, 0, 32, True),
+    TileLayout(2, 5, 32, 16, 32, False),
+    TileLayout(3, 5, 32, 0, 32, True),
+    TileLayout(4, 8, 32, 128, 32, False),
+    TileLayout(5, 4, 32, 0, 256, True),
+    TileLayout(6, 5, 32, 0, 256, True),
+    TileLayout(7, 6, 16, 32, 256, False),
+    TileLayout(8, 16, 1, 0, 32, False, "<f2"),
+    TileLayout(9, 16, 1, 0, 32, False, "<u2"),
+    TileLayout(10, 32, 1, 0, 32, False, "<f4"),
+    TileLayout(11, 4, 32, 0, 32, False, None, IQ4_NL.codebook),
+    TileLayout(12, 4, 32, 0, 256, False, None, IQ4_XS.codebook),
+    TileLayout(13, 4, 32, 0, 32, False, None, MXFP4.codebook, True),
+)
 
 
 def layout_of(kind: type[BlockFormat]) -> TileLayout:
     """The tile layout of a file's format. Raises Unsupported for a format that has none."""
-    if not kind.plain:
-        minimum = not {"min", "m"}.isdisjoint(kind.layout.names or ())
-        family = (kind.bits, kind.group, kind.zero, kind.block, minimum)
-        for layout in _KINDS:
-            if (layout.bits, layout.group, layout.zero, layout.columns, layout.minimum) == family:
-                return layout
+    names = set(kind.layout.names or ())
+    columns, plain = (32, kind.layout["w"].str) if kind.plain else (kind.block, None)
+    family = (kind.bits, kind.group, kind.zero, columns, bool(names & {"min", "m"}), plain, kind.codebook, "e" in names)
+    for layout in _LAYOUTS:
+        if layout == TileLayout(layout.kind, *family):
+            return layout
     raise Unsupported(f"{kind.name} has no tiles; its weights stay as they are in the file")
 
 
@@ -107,6 +116,8 @@ def pack(kind: type[BlockFormat], raw: np.ndarray) -> np.ndarray:
     """
     layout, inputs = layout_of(kind), kind.row_weights(raw.shape[-1])
     outputs = raw.shape[0]
+    if layout.plain:
+        return _pack_plain(layout, raw, inputs)
     panels, blocks, groups = -(-outputs // ROWS), inputs // layout.columns, layout.columns // 32
     parts = kind.parts(HOME, raw)
 
@@ -128,7 +139,10 @@ def pack(kind: type[BlockFormat], raw: np.ndarray) -> np.ndarray:
             fields = (codes >> 4).reshape(panels, blocks, groups, planes, 8 // wide, 4 * ROWS)
             shifts = (np.arange(8 // wide, dtype=np.uint8) * wide)[:, None]
             tiles["codes"]["high"] = np.bitwise_or.reduce(fields << shifts, axis=-2)
-    tiles["d"] = rows(parts.d)[:, :, 0]
+    if layout.power:
+        tiles["e"] = rows(kind.fields(HOME, raw)["e"])[:, :, 0]
+    else:
+        tiles["d"] = rows(parts.d)[:, :, 0]
     if parts.sub is not None:
         tiles["sub"] = rows(parts.sub)
     if parts.submin is not None:
@@ -136,6 +150,16 @@ def pack(kind: type[BlockFormat], raw: np.ndarray) -> np.ndarray:
     if parts.m is not None:
         tiles["m"] = rows(parts.m)[:, :, 0]
     return tiles.view(np.uint8).reshape(panels, -1)
+
+
+def _pack_plain(layout: TileLayout, raw: np.ndarray, inputs: int) -> np.ndarray:
+    numbers = np.zeros((-(-raw.shape[0] // ROWS) * ROWS, inputs), layout.dtype["w"].base)
+    numbers[: raw.shape[0]] = raw.view(numbers.dtype)
+    return (
+        np.ascontiguousarray(numbers.reshape(-1, ROWS, inputs).swapaxes(1, 2))
+        .view(np.uint8)
+        .reshape(-1, layout.panel_bytes(inputs))
+    )
 
 
 def parts(home: Home, layout: TileLayout, tiles: Array) -> Parts:
@@ -170,16 +194,17 @@ def parts(home: Home, layout: TileLayout, tiles: Array) -> Parts:
             return None
         return xp.moveaxis(values.reshape(flat.shape[0], -1, ROWS), 2, 1).reshape(flat.shape[0] * ROWS, -1)
 
-    return Parts(
-        codes, per_row(found["d"]), per_row(found.get("sub")), per_row(found.get("m")), per_row(found.get("submin"))
-    )
+    d = half_powers(home, found["e"]) if layout.power else found["d"]
+    return Parts(codes, per_row(d), per_row(found.get("sub")), per_row(found.get("m")), per_row(found.get("submin")))
 
 
-def dequantize(home: Home, layout: TileLayout, tiles: Array) -> Array:
-    """Decode panels (N, panel bytes) uint8 to float32 (N, 16, I)."""
-    xp = home.xp
+def dequantize(home: Home, kind: type[BlockFormat], tiles: Array) -> Array:
+    """Decode panels (N, panel bytes) uint8 of a format's tiles to float32 (N, 16, I)."""
+    xp, layout = home.xp, layout_of(kind)
+    if layout.plain:
+        return xp.moveaxis(kind.dequantize(home, tiles).reshape(tiles.shape[0], -1, ROWS), 2, 1)
     panels, blocks = tiles.shape[0], tiles.shape[1] // layout.dtype.itemsize
-    w = decode_parts(home, parts(home, layout, tiles), layout.group, layout.zero)
+    w = decode_parts(home, parts(home, layout, tiles), layout.group, layout.zero, layout.codebook)
     return xp.moveaxis(w.reshape(panels, blocks, ROWS, layout.columns), 2, 1).reshape(
         panels, ROWS, blocks * layout.columns
     )

@@ -18,6 +18,7 @@ const char* soberano_isa();
 void soberano_threads(int);
 int soberano_pack_tiles(const uint8_t*, uint8_t*, int64_t, int64_t, int64_t);
 void soberano_linear(const float*, const uint8_t*, float*, int64_t, int64_t, int64_t, int64_t);
+void soberano_linear_transposed(const float*, const uint8_t*, float*, int64_t, int64_t, int64_t, int64_t);
 void soberano_rms_norm(const float*, const float*, float*, int64_t, int64_t, float);
 void soberano_attention(const float*, const uint16_t*, const uint16_t*, const int32_t*, const int32_t*, float*, int64_t,
                         int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, float);
@@ -52,8 +53,11 @@ template <class R, class... A> std::function<void(Arguments&)> taking(R (*kernel
 }
 
 const std::map<std::string, std::function<void(Arguments&)>> kernels = {
-    {"soberano_pack_tiles", taking(soberano_pack_tiles)}, {"soberano_linear", taking(soberano_linear)},
-    {"soberano_rms_norm", taking(soberano_rms_norm)},     {"soberano_attention", taking(soberano_attention)},
+    {"soberano_pack_tiles", taking(soberano_pack_tiles)},
+    {"soberano_linear", taking(soberano_linear)},
+    {"soberano_linear_transposed", taking(soberano_linear_transposed)},
+    {"soberano_rms_norm", taking(soberano_rms_norm)},
+    {"soberano_attention", taking(soberano_attention)},
     {"soberano_write_kv", taking(soberano_write_kv)},
 };
 

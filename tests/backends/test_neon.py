@@ -19,7 +19,7 @@ from soberano.backends import native
 from soberano.core.errors import Unsupported
 from soberano.quant import tiles
 from soberano.quant.blocks import BlockFormat
-from tests.quant.test_tiles import PACKED, random_blocks
+from tests.quant.test_tiles import TILED, random_blocks
 
 COMPILER, EMULATOR, LIBRARIES = "aarch64-linux-gnu-g++", "qemu-aarch64", "/usr/aarch64-linux-gnu"
 INSTALL = "apt install g++-aarch64-linux-gnu qemu-user"
@@ -98,6 +98,9 @@ def of_weights(kind: type[BlockFormat], rng: np.random.Generator) -> Iterator[Ca
             x[0, :32] = 0  # a group of zeros has no scale
             args = (x, weight, y, tokens, INPUTS, OUTPUTS, layout.kind)
             yield Call("soberano_linear", f"{kind.name}, {tokens} tokens{what}", args)
+            y = rng.normal(size=(tokens, OUTPUTS)).astype(np.float32)
+            args = (y, weight, np.zeros_like(x), tokens, INPUTS, OUTPUTS, layout.kind)
+            yield Call("soberano_linear_transposed", f"{kind.name}, {tokens} tokens{what}", args)
 
 
 def of_norms(rng: np.random.Generator) -> Iterator[Call]:
@@ -129,7 +132,7 @@ def of_attention(rng: np.random.Generator) -> Iterator[Call]:
 
 def calls(rng: np.random.Generator) -> list[Call]:
     """Every call that is compared."""
-    return [*(call for kind in PACKED for call in of_weights(kind, rng)), *of_norms(rng), *of_attention(rng)]
+    return [*(call for kind in TILED for call in of_weights(kind, rng)), *of_norms(rng), *of_attention(rng)]
 
 
 def compile_driver(flags: tuple[str, ...], folder: Path) -> Path:

@@ -14,9 +14,9 @@ from soberano.backends.plan import Plan, using
 from soberano.core.errors import ShapeError
 from soberano.ops.linear import embed, linear, linears
 from soberano.quant import tiles
-from soberano.quant.blocks import BlockFormat
+from soberano.quant.blocks import BlockFormat, format_named
 from soberano.quant.tensor import Choice, QTensor
-from tests.quant.test_tiles import PACKED, random_blocks
+from tests.quant.test_tiles import PACKED, TILED, random_blocks
 from tests.tolerance import assert_close, assert_gradient
 
 needs_native = pytest.mark.skipif(not native.state()[0], reason=native.state()[1])
@@ -28,15 +28,17 @@ def weight_of(kind: type[BlockFormat], form: str, raw: np.ndarray, home: Home) -
     return QTensor(home.asarray(data), None, shape, kind.name, form)  # type: ignore[arg-type]
 
 
-def rounded(x: np.ndarray) -> np.ndarray:
-    """What the kernel makes of activations: per 32, whole numbers up to 127 * 128 times a scale. float64."""
+def rounded(x: np.ndarray, kind: type[BlockFormat]) -> np.ndarray:
+    """What the kernel makes of activations for codes: per 32, whole numbers up to 127 * 128 times a scale. float64."""
+    if kind.plain:
+        return x.astype(np.float64)
     groups = x.reshape(*x.shape[:-1], -1, 32)
     top, whole = np.abs(groups).max(-1, keepdims=True), np.float32(127 * 128)
     codes = np.round(groups * np.where(top > 0, whole / np.where(top > 0, top, 1), 0).astype(np.float32))
     return (codes.astype(np.float64) * (top / whole).astype(np.float64)).reshape(x.shape)
 
 
-@pytest.mark.parametrize("kind", PACKED, ids=lambda k: k.name)
+@pytest.mark.parametrize("kind", TILED, ids=lambda k: k.name)
 @pytest.mark.parametrize("form", ["blocks", "tiles"])
 def test_the_meaning(kind: type[BlockFormat], form: str, home: Home, rng: np.random.Generator) -> None:
     raw, x = random_blocks(kind, 37, 512, rng), rng.normal(size=(2, 3, 512)).astype(np.float32)
@@ -47,7 +49,7 @@ def test_the_meaning(kind: type[BlockFormat], form: str, home: Home, rng: np.ran
 
 
 @needs_native
-@pytest.mark.parametrize("kind", PACKED, ids=lambda k: k.name)
+@pytest.mark.parametrize("kind", TILED, ids=lambda k: k.name)
 @pytest.mark.parametrize("tokens", [1, 2, 11, 40])
 def test_the_kernel(kind: type[BlockFormat], tokens: int, rng: np.random.Generator) -> None:
     home = home_named("jax")
@@ -56,11 +58,11 @@ def test_the_kernel(kind: type[BlockFormat], tokens: int, rng: np.random.Generat
     dense = kind.dequantize(home_named("numpy"), raw).astype(np.float64)
     actual = linear(weight_of(kind, "tiles", raw, home), home.asarray(x), impl="kernel")
     size = float(np.abs(dense).max())
-    assert_close(home.to_numpy(actual), rounded(x) @ dense.T, summed=768, size=size, what=f"linear {kind.name}")
+    assert_close(home.to_numpy(actual), rounded(x, kind) @ dense.T, summed=768, size=size, what=f"linear {kind.name}")
 
 
 @needs_native
-@pytest.mark.parametrize("kind", PACKED, ids=lambda k: k.name)
+@pytest.mark.parametrize("kind", TILED, ids=lambda k: k.name)
 def test_a_row_has_the_same_bits_alone_and_in_a_batch(kind: type[BlockFormat], rng: np.random.Generator) -> None:
     home = home_named("jax")
     weight = weight_of(kind, "tiles", random_blocks(kind, 640, 512, rng), home)
@@ -75,7 +77,7 @@ def test_a_row_has_the_same_bits_alone_and_in_a_batch(kind: type[BlockFormat], r
 def test_products_together_have_the_bits_of_each_alone(rng: np.random.Generator) -> None:
     home = home_named("jax")
     weights = tuple(
-        weight_of(kind, "tiles", random_blocks(kind, 16 * i + 5, 512, rng), home) for i, kind in enumerate(PACKED)
+        weight_of(kind, "tiles", random_blocks(kind, 16 * i + 5, 512, rng), home) for i, kind in enumerate(TILED)
     )
     x = home.asarray(rng.normal(size=(3, 512)).astype(np.float32))
     for together, weight in zip(linears(weights, x), weights, strict=True):
@@ -85,16 +87,22 @@ def test_products_together_have_the_bits_of_each_alone(rng: np.random.Generator)
 BITS = """
 import sys, zlib
 import numpy as np
+from soberano.backends import native
 from soberano.backends.homes import home
 from soberano.ops.attention import attention, write_kv
 from soberano.ops.linear import linear
 from soberano.ops.norm import rms_norm
-from tests.ops.test_linear import PACKED, random_blocks, weight_of
+from soberano.quant import tiles
+from tests.ops.test_linear import TILED, random_blocks, weight_of
 jax, rng, seen = home("jax"), np.random.default_rng(1), 0
-for kind in PACKED:
+for kind in TILED:
     x = jax.asarray(rng.normal(size=(9, 512)).astype(np.float32))
     y = linear(weight_of(kind, "tiles", random_blocks(kind, 150, 512, rng), jax), x)
     seen = zlib.crc32(jax.to_numpy(y).tobytes(), seen)
+    packed, y = tiles.pack(kind, random_blocks(kind, 150, 512, rng)), rng.normal(size=(11, 150)).astype(np.float32)
+    back, layout = np.zeros((11, 512), np.float32), tiles.layout_of(kind)
+    native.call("soberano_linear_transposed", y, packed, back, 11, 512, 150, layout.kind)
+    seen = zlib.crc32(back.tobytes(), seen)
 pages = [jax.asarray(rng.normal(size=s).astype(np.float16)) for s in ((1, 12, 2, 64, 32), (1, 12, 2, 32, 64))]
 q, table = rng.normal(size=(1, 3, 6, 64)).astype(np.float32), np.arange(12, dtype=np.int32)[None]
 out = attention(jax.asarray(q), *pages, jax.asarray(np.array([[5, 200, 380]], np.int32)), jax.asarray(table), 0)
@@ -103,7 +111,6 @@ new = [jax.asarray(rng.normal(size=(1, 3, 2, 64)).astype(np.float32)) for _ in r
 for out in write_kv(*pages, *new, jax.asarray(np.array([[5, -1, 380]], np.int32)), jax.asarray(table), 0):
     seen = zlib.crc32(jax.to_numpy(out).tobytes(), seen)
 out = rms_norm(jax.asarray(q[0, 0]), jax.asarray(np.ones(64, np.float32)), eps=1e-5)
-from soberano.backends import native
 print(native.isa(), zlib.crc32(jax.to_numpy(out).tobytes(), seen))
 """
 
@@ -132,8 +139,10 @@ def test_gradient(form: str, rng: np.random.Generator) -> None:
     gradient = jax.grad(lambda x: (linear(weight, x) ** 2).sum() / 2)(home.asarray(x))
     if form == "blocks" or not native.state()[0]:
         assert_gradient(gradient, lambda x: float(((x @ dense.T) ** 2).sum()) / 2, x, summed=32, what="linear")
-    else:  # forwards with rounded activations, backwards as the meaning: d/dx = w^T y
-        assert_close(gradient, (rounded(x) @ dense.T) @ dense, summed=32, what="gradient of linear in tiles")
+    else:  # forwards with rounded activations, backwards by linears_transposed: d/dx = w^T y
+        dtype = "bfloat16" if native.isa() == "amx" else "float32"
+        expected = (rounded(x, kind) @ dense.T) @ dense
+        assert_close(gradient, expected, dtype, summed=32, size=0.02, what="gradient of linear in tiles")
 
 
 def test_embed_takes_rows(home: Home, rng: np.random.Generator) -> None:
@@ -168,16 +177,17 @@ def test_a_choice_is_made_at_run_time(home: Home, rng: np.random.Generator) -> N
 @needs_native
 def test_the_kernel_looks_up_its_layer_in_a_mixed_stack(rng: np.random.Generator) -> None:
     home = home_named("jax")
-    raws = [[random_blocks(kind, 40, 512, rng) for _ in range(2)] for kind in PACKED[:2]]
+    kinds = (format_named("Q4_1"), format_named("F16"))  # one wants activations in integers, one as they are
+    raws = [[random_blocks(kind, 40, 512, rng) for _ in range(2)] for kind in kinds]
     members = tuple(
         QTensor(home.asarray(np.stack([tiles.pack(kind, raw) for raw in each])), None, (40, 512), kind.name, "tiles")
-        for kind, each in zip(PACKED, raws, strict=False)
+        for kind, each in zip(kinds, raws, strict=True)
     )
     tag, slot = (home.asarray(np.array(a, np.int32)) for a in ([1, 0, 1, 0], [0, 0, 1, 1]))
     x = home.asarray(rng.normal(size=(3, 512)).astype(np.float32))
     for index, (t, s) in enumerate([(1, 0), (0, 0), (1, 1), (0, 1)]):
         mixed = Choice(members, tag, slot, home.asarray(np.int32(index)))
-        expected = linear(weight_of(PACKED[t], "tiles", raws[t][s], home), x)
+        expected = linear(weight_of(kinds[t], "tiles", raws[t][s], home), x)
         np.testing.assert_array_equal(linear(mixed, x, impl="kernel"), expected)
     with pytest.raises(Exception, match="outside of its table"):
         linear(Choice(members, tag, slot, home.asarray(np.int32(4))), x, impl="kernel").block_until_ready()
@@ -195,7 +205,7 @@ PROMPT = Plan("cpu", "jax", native=True, isa="amx", threads=2, weights="tiles", 
 
 
 @needs_amx
-@pytest.mark.parametrize("kind", PACKED, ids=lambda k: k.name)
+@pytest.mark.parametrize("kind", TILED, ids=lambda k: k.name)
 @pytest.mark.parametrize("tokens,outputs", [(1, 16), (11, 150), (40, 64), (64, 33)])
 def test_a_prompt_goes_through_the_matrix_unit(
     kind: type[BlockFormat], tokens: int, outputs: int, rng: np.random.Generator

@@ -11,16 +11,23 @@ from soberano.backends.homes import home as home_named
 from soberano.core.errors import Unsupported
 from soberano.quant import tiles
 from soberano.quant.blocks import BlockFormat, all_formats, format_named
+from soberano.quant.encode import encode
 from soberano.quant.tensor import Choice, QTensor, Stack
 
-PACKED = [kind for kind in all_formats() if not kind.plain]
+TILED = all_formats()
+"""Every format has tiles."""
+PACKED = [kind for kind in TILED if not kind.plain]
 
 
 def random_blocks(kind: type[BlockFormat], outputs: int, inputs: int, rng: np.random.Generator) -> np.ndarray:
-    """Random codes and small finite scales: (outputs, row bytes) uint8."""
+    """Random codes and small finite scales, or small numbers: (outputs, row bytes) uint8."""
+    if kind.plain:
+        return encode(kind, rng.normal(0, 0.3, (outputs, inputs)).astype(np.float32))
     blocks = np.zeros((outputs, inputs // kind.block), kind.layout)
     for name, (field, *_) in (kind.layout.fields or {}).items():
-        if field.base.kind == "f":
+        if name == "e":  # the exponent of a scale
+            blocks[name] = rng.integers(118, 126, blocks[name].shape)
+        elif field.base.kind == "f":
             blocks[name] = rng.normal(0, 0.02, blocks[name].shape)
         else:
             info = np.iinfo(field.base)
@@ -28,7 +35,7 @@ def random_blocks(kind: type[BlockFormat], outputs: int, inputs: int, rng: np.ra
     return blocks.view(np.uint8).reshape(outputs, -1)
 
 
-@pytest.mark.parametrize("kind", PACKED, ids=lambda k: k.name)
+@pytest.mark.parametrize("kind", TILED, ids=lambda k: k.name)
 @pytest.mark.parametrize("outputs", [16, 37])
 def test_tiles_decode_to_the_weights_of_the_blocks(
     kind: type[BlockFormat], outputs: int, home: Home, rng: np.random.Generator
@@ -42,7 +49,7 @@ def test_tiles_decode_to_the_weights_of_the_blocks(
     np.testing.assert_array_equal(home.to_numpy(weight.rows(home, home.asarray(ids))), expected[ids])
 
 
-@pytest.mark.parametrize("kind", PACKED, ids=lambda k: k.name)
+@pytest.mark.parametrize("kind", TILED, ids=lambda k: k.name)
 @given(seed=st.integers(0, 2**32 - 1), outputs=st.integers(1, 50))
 def test_the_native_packer_is_the_meaning(kind: type[BlockFormat], seed: int, outputs: int) -> None:
     if not native.state()[0]:
@@ -53,14 +60,17 @@ def test_the_native_packer_is_the_meaning(kind: type[BlockFormat], seed: int, ou
     np.testing.assert_array_equal(actual, expected)
 
 
-@pytest.mark.parametrize("kind", PACKED, ids=lambda k: k.name)
+@pytest.mark.parametrize("kind", TILED, ids=lambda k: k.name)
 def test_a_tile_costs_at_most_5_percent_more_than_a_block(kind: type[BlockFormat]) -> None:
     assert tiles.layout_of(kind).bits_per_weight <= 1.05 * kind.bits_per_weight
 
 
-def test_a_plain_format_has_no_tiles() -> None:
-    with pytest.raises(Unsupported, match="F16 has no tiles"):
-        tiles.layout_of(format_named("F16"))
+def test_a_family_without_a_layout_has_no_tiles() -> None:
+    class Q3(BlockFormat):
+        name, block, group, bits, layout = "Q3", 32, 32, 3, np.dtype([("d", "<f2"), ("q", "u1", 12)])
+
+    with pytest.raises(Unsupported, match="Q3 has no tiles"):
+        tiles.layout_of(Q3)
 
 
 def test_a_layer_of_a_stack_is_a_view(home: Home, rng: np.random.Generator) -> None:
