@@ -40,7 +40,7 @@ ROOMS: dict[str, tuple[list[str], str]] = {
     "jaxlib": (["backends/jax_*.py", "backends/native*.py", "*_jax.py"], "as jax"),
     "cupy": (["backends/cupy_*.py", "*_cupy.py"], "present on GPU machines only"),
     "cupyx": (["backends/cupy_*.py", "*_cupy.py"], "as cupy"),
-    "tokenizers": (["text/*.py"], "the BPE engine"),
+    "tokenizers": (["text/*.py"], "the BPE and WordPiece engines"),
     "jinja2": (["text/*.py"], "chat templates, rendered in a limited worker"),
     "markupsafe": (["text/*.py"], "part of jinja2"),
     "aiohttp": (["server/*.py"], "the server; the client side of it would be a way out"),
