@@ -1,7 +1,8 @@
 """Tokenizers as Hugging Face folders describe them: tokenizer.json, or vocab.txt with tokenizer_config.json.
 
-WordPiece so far. A tokenizer.json is a list of parts, each of a named type; whatever part is not understood is refused by name. What it
-says of truncation and padding is how its author called it last, and no property of the tokenizer: it is not read.
+WordPiece so far. A tokenizer.json is a list of parts, each of a named type; a part that is not understood is refused by
+name. What it says of truncation and padding is how its author called it last, no property of the tokenizer, and is not
+read.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ LONGEST_WORD = 10_000
 
 
 def from_tokenizer_json(file: Mapping[str, Any]) -> Tokenizer:
-    """Build the tokenizer of a tokenizer.json. Raises FileError for a malformed one, UnsupportedModel for other kinds."""
+    """Build the tokenizer of a tokenizer.json. Raises FileError; UnsupportedModel for other kinds."""
     model = _part(file, "model", "WordPiece")
     if model.get("continuing_subword_prefix") != CONTINUES:
         raise UnsupportedModel(
