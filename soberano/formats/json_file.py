@@ -30,14 +30,23 @@ def read_bytes(path: Path, most: int = LARGEST) -> bytes:
 
 def parse_object(raw: bytes, name: str) -> dict[str, Any]:
     """The object in JSON text; `name` is for messages. Raises FileError."""
+    return _of_kind(raw, name, dict)
+
+
+def parse_array(raw: bytes, name: str) -> list[Any]:
+    """The list in JSON text; `name` is for messages. Raises FileError."""
+    return _of_kind(raw, name, list)
+
+
+def _of_kind(raw: bytes, name: str, kind: type) -> Any:
     try:
         value = json.loads(raw.decode(), object_pairs_hook=_once)
     except RecursionError:
         raise FileError(f"{name} nests values too deep; get the file again") from None
     except ValueError as error:  # JSON, UTF-8, or a number of thousands of digits
         raise FileError(f"{name} is not JSON: {str(error)[:200]}; get the file again") from None
-    if not isinstance(value, dict):
-        raise FileError(f"{name} holds a JSON {type(value).__name__}, and must hold an object; get the file again")
+    if not isinstance(value, kind):
+        raise FileError(f"{name} holds a {type(value).__name__}, and must hold a {kind.__name__}; get the file again")
     return value
 
 

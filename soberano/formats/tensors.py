@@ -35,7 +35,9 @@ class TensorInfo:
 class TensorFile(Protocol):
     """What a loader needs of a model's weights: a file, several, or one under other names."""
 
-    path: Path
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

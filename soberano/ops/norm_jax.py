@@ -22,3 +22,17 @@ def rms_norm(x: Array, weight: Array, *, eps: float) -> Array:
         native.target("soberano_rms_norm_ffi"), jax.ShapeDtypeStruct(x.shape, x.dtype), vmap_method="broadcast_all"
     )
     return with_gradient_of(partial(norm.rms_norm.meaning, eps=eps), partial(call, eps=np.float32(eps)))(x, weight)
+
+
+def layer_norm(x: Array, weight: Array, bias: Array | None, *, eps: float) -> Array:
+    """Each row in one fixed order of sums, so that it has the same bits in every batch."""
+    native_plan()
+    if bias is None:
+        raise Unsupported("norm.cc serves layer_norm with a bias")
+    if any(a.dtype != jnp.float32 for a in (x, weight, bias)) or not weight.shape == bias.shape == x.shape[-1:]:
+        raise Unsupported("norm.cc serves float32 rows with a float32 weight and bias of the same width")
+    call = jax.ffi.ffi_call(
+        native.target("soberano_layer_norm_ffi"), jax.ShapeDtypeStruct(x.shape, x.dtype), vmap_method="sequential"
+    )
+    fast = with_gradient_of(partial(norm.layer_norm.meaning, eps=eps), partial(call, eps=np.float32(eps)))
+    return fast(x, weight, bias)

@@ -21,7 +21,8 @@ from aiohttp.typedefs import Handler
 from soberano.core.errors import InputError, SoberanoError
 from soberano.core.printable import printable
 from soberano.core.progress import Progress, silent
-from soberano.models.model import Model, load
+from soberano.models.load import load_decoder
+from soberano.models.model import Model
 from soberano.models.options import Options
 from soberano.server.door import Door
 from soberano.server.engine import Engine
@@ -222,7 +223,7 @@ def _loader(model: str | Path | Model, progress: Progress, **how: Any) -> Callab
         if not isinstance(model, str | Path):
             _warm_up(model, progress)
             return model
-        made = load(model, progress=progress, **how)
+        made = load_decoder(model, progress=progress, **how)
         try:
             _warm_up(made, progress)
         except BaseException:

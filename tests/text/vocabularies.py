@@ -62,12 +62,23 @@ def wordpiece_metadata(tokens: list[str], **changes: Any) -> dict[str, Any]:
 def wordpiece_json(tokens: list[str], **changes: Any) -> dict[str, Any]:
     """The tokenizer.json of a WordPiece vocabulary, with parts changed."""
     special = [text for text in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if text in tokens]
-    frame = [{"SpecialToken": {"id": "[CLS]"}}, {"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "[SEP]"}}]
+    begin, text, end = {"id": "[CLS]", "type_id": 0}, {"id": "A", "type_id": 0}, {"id": "[SEP]", "type_id": 0}
+    frame = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": begin}, {"Sequence": text}, {"SpecialToken": end}],
+        "pair": [{"SpecialToken": begin}, {"Sequence": text}, {"Sequence": text | {"id": "B"}}],
+        "special_tokens": {
+            token: {"id": token, "ids": [tokens.index(token)], "tokens": [token]}
+            for token in ("[CLS]", "[SEP]")
+            if token in tokens
+        },
+    }
+    plain = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {
         "version": "1.0",
-        "truncation": {"max_length": 128},
-        "padding": {"strategy": {"Fixed": 128}},
-        "added_tokens": [{"id": tokens.index(text), "content": text, "special": True} for text in special],
+        "truncation": {"max_length": 8, "strategy": "LongestFirst", "stride": 0},  # how it was called last: not read
+        "padding": None,
+        "added_tokens": [{"id": tokens.index(text), "content": text} | plain for text in special],
         "normalizer": {
             "type": "BertNormalizer",
             "clean_text": True,
@@ -76,7 +87,7 @@ def wordpiece_json(tokens: list[str], **changes: Any) -> dict[str, Any]:
             "lowercase": True,
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {"type": "TemplateProcessing", "single": frame},
+        "post_processor": frame,
         "model": {
             "type": "WordPiece",
             "unk_token": "[UNK]",
