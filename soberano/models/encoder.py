@@ -6,7 +6,7 @@ Texts of nearly one length go through the model together; which ones they are ch
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +38,38 @@ class Key(NamedTuple):
     config: Any
     plan: Plan
     pooling: Pooling
+
+
+class Vectors(NamedTuple):
+    """The vectors of some texts."""
+
+    places: list[int]  # of the texts in what was asked
+    rows: np.ndarray  # (n, dimensions) float32
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller may ask of an encoder. Raises InputError for a value that a parameter cannot have.
+
+    `batch` texts go through the model together. `dimensions` keeps that many numbers of each vector, for models that
+    were trained so. `normalize` makes every vector 1 long, `pooling` is mean, cls or last: None is what the model's
+    files say.
+    """
+
+    batch: int = 32
+    dimensions: int | None = None
+    normalize: bool | None = None
+    pooling: Pooling | None = None
+
+    def __post_init__(self) -> None:
+        if type(self.batch) is not int or self.batch < 1:
+            raise InputError(f"batch is {self.batch!r:.40}; give a number of texts, 1 or more")
+        if self.dimensions is not None and (type(self.dimensions) is not int or self.dimensions < 1):
+            raise InputError(f"dimensions is {self.dimensions!r:.40}; give a whole number, 1 or more")
+        if self.pooling is not None and (self.pooling == "none" or self.pooling not in POOLINGS):
+            raise InputError(
+                f"pooling is {self.pooling!r:.40}, which makes no vector of a text; give mean, cls or last"
+            )
 
 
 def _encode(key: Key, weights: Any, tokens: Array, lengths: Array) -> Array:
@@ -89,44 +121,27 @@ class Encoder:
         """How many numbers a vector has."""
         return self.config.width
 
-    def tokens(self, text: str) -> list[int]:
-        """What the model reads of a text: its special tokens, and as much of the text as fits into the context."""
-        return self.tokenizer.sequence(self.sentence.prompt + text, self.context)
+    def tokens(self, text: str, *, cut: bool = True) -> list[int]:
+        """What the model reads of a text: its special tokens, and as much of the text as fits, or all unless `cut`."""
+        return self.tokenizer.sequence(self.sentence.prompt + text, self.context if cut else None)
 
-    def embed(
-        self,
-        texts: str | Sequence[str],
-        *,
-        batch: int = 32,
-        dimensions: int | None = None,
-        normalize: bool | None = None,
-        pooling: Pooling | None = None,
-        progress: Progress = silent,
-    ) -> np.ndarray:
+    def embed(self, texts: str | Sequence[str], *, progress: Progress = silent, **options: Any) -> np.ndarray:
         """Turn texts into vectors -> (N, width) float32; of one text (width,).
 
-        A text that is longer than the context is cut. `dimensions` keeps that many numbers of each vector, for models
-        that were trained so; `normalize` makes every vector 1 long, `pooling` is mean, cls or last (default of both:
-        what the model's files say). `batch` texts go through the model together. Raises InputError.
+        A text that is longer than the context is cut. Options are the fields of Options. Raises InputError.
         """
-        one = isinstance(texts, str)
         given = [texts] if isinstance(texts, str) else list(texts)
         wrong = next((text for text in given if not isinstance(text, str)), None)
         if wrong is not None:
             raise InputError(f"a text is {wrong!r:.60}, and must be a string; decode it first")
-        encoding = self.start(
-            [self.tokens(text) for text in given],
-            batch=batch,
-            dimensions=dimensions,
-            normalize=normalize,
-            pooling=pooling,
-        )
-        vectors = np.zeros((len(given), dimensions or self.width), np.float32)
+        asked = Options(**options)
+        encoding = self.start([self.tokens(text) for text in given], asked)
+        vectors = np.zeros((len(given), asked.dimensions or self.width), np.float32)
         while not encoding.done:
-            for places, rows in encoding.step():
-                vectors[places] = rows
+            for part in encoding.step():
+                vectors[part.places] = part.rows
             progress("embed", encoding.texts_done, len(given), "texts")
-        return vectors[0] if one else vectors
+        return vectors[0] if isinstance(texts, str) else vectors
 
     def token_vectors(self, text: str) -> np.ndarray:
         """The vectors of the tokens of one text, special ones included -> (T, width) float32, without pooling."""
@@ -134,17 +149,9 @@ class Encoder:
         (batch,) = batches([tokens], 1, pads=self.pads)
         return self.run(batch, "none")[0, : len(tokens)]
 
-    def start(
-        self,
-        texts: Sequence[Sequence[int]],
-        *,
-        batch: int = 32,
-        dimensions: int | None = None,
-        normalize: bool | None = None,
-        pooling: Pooling | None = None,
-    ) -> "Encoding":
+    def start(self, texts: Sequence[Sequence[int]], options: Options | None = None) -> "Encoding":
         """Begin to embed texts, each given as the tokens that the model reads. Raises InputError."""
-        return Encoding(self, texts, batch, dimensions, normalize, pooling or self.sentence.pooling)
+        return Encoding(self, texts, options or Options())
 
     def run(self, batch: Batch, pooling: Pooling) -> np.ndarray:
         """One batch through the model -> (B, width) float32; (B, T, width) for the pooling none."""
@@ -171,21 +178,16 @@ class Encoder:
 class Encoding:
     """Some texts on their way to vectors. Made by Encoder.start; `step` until `done`."""
 
-    def __init__(
-        self,
-        model: Encoder,
-        texts: Sequence[Sequence[int]],
-        batch: int,
-        dimensions: int | None,
-        normalize: bool | None,
-        pooling: Pooling,
-    ) -> None:
-        if pooling not in POOLINGS or pooling == "none":
-            raise InputError(f"pooling is {pooling!r:.40}, which makes no vector of a text; pass mean, cls or last")
-        if not isinstance(batch, int) or batch < 1:
-            raise InputError(f"batch is {batch!r:.40}; it must be a number of texts, 1 or more")
-        if dimensions is not None and not 1 <= dimensions <= model.width:
-            raise InputError(f"dimensions is {dimensions}, but the vectors of this model have 1 to {model.width}")
+    def __init__(self, model: Encoder, texts: Sequence[Sequence[int]], options: Options) -> None:
+        pooling = options.pooling or model.sentence.pooling
+        if pooling == "none":
+            raise InputError(
+                f"{model.name} has the pooling none: it has no vector of a text; ask for mean, cls or last"
+            )
+        if options.dimensions is not None and options.dimensions > model.width:
+            raise InputError(
+                f"dimensions is {options.dimensions}, but the vectors of this model have {model.width}; ask for fewer"
+            )
         size = model.config.vocabulary
         for i, tokens in enumerate(texts):
             bad = next((token for token in tokens if not 0 <= token < size), None)
@@ -196,14 +198,14 @@ class Encoding:
         self.prompt_tokens, self.completion_tokens = sum(map(len, texts)), 0
         self.texts_done, self.finish_reason, self.timings = 0, "stop", dict[str, float]()
         self.done = not texts
-        self._model, self._pooling, self._dimensions = model, pooling, dimensions
-        self._normalize = model.sentence.normalize if normalize is None else normalize
+        self._model, self._pooling, self._dimensions = model, pooling, options.dimensions
+        self._normalize = model.sentence.normalize if options.normalize is None else options.normalize
         self._count = len(texts)
-        self._batches = batches(texts, batch, pads=model.pads)
+        self._batches = batches(texts, options.batch, pads=model.pads)
         self._started = time.perf_counter()
 
-    def step(self) -> list[tuple[list[int], np.ndarray]]:
-        """Run one batch: the places of its texts in what was asked, and their vectors (n, dimensions).
+    def step(self) -> list[Vectors]:
+        """Run one batch.
 
         Whatever it raises, the encoding is done.
         """
@@ -218,7 +220,7 @@ class Encoding:
         self.texts_done += len(batch.texts)
         self.done = self.texts_done == self._count
         self.timings = {"embed_s": time.perf_counter() - self._started}
-        return [(batch.texts, unit(vectors) if self._normalize else vectors)]
+        return [Vectors(batch.texts, unit(vectors) if self._normalize else vectors)]
 
     def close(self) -> None:
         """Nothing is held; what is closed is done."""

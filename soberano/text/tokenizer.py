@@ -57,14 +57,14 @@ class Tokenizer:
                 ids.extend(self._encode_plain(part))
         return ids
 
-    def sequence(self, text: str, longest: int) -> list[int]:
+    def sequence(self, text: str, longest: int | None = None) -> list[int]:
         """What an encoder reads of a text: bos, as many of its tokens as fit into `longest` in all, eos.
 
         Special tokens inside the text stay text. Bos and eos are there where the vocabulary wants them.
         """
         begin = [self.bos] if self.add_bos and self.bos is not None else []
         end = [self.eos] if self.add_eos and self.eos is not None else []
-        room = max(0, longest - len(begin) - len(end))
+        room = None if longest is None else max(0, longest - len(begin) - len(end))
         return begin + self.encode(text, add_bos=False)[:room] + end
 
     def partition(self, text: str, *, special: bool) -> list[int | str]:

@@ -154,10 +154,10 @@ def test_what_the_files_say_of_a_text(tmp_path: Path) -> None:
 
 
 ASKED: dict[str, tuple[dict[str, Any], str]] = {
-    "pooling": ({"pooling": "max"}, "pooling is 'max', which makes no vector of a text; pass mean, cls or last"),
+    "pooling": ({"pooling": "max"}, "pooling is 'max', which makes no vector of a text; give mean, cls or last"),
     "no pooling": ({"pooling": "none"}, "pooling is 'none'"),
-    "batch": ({"batch": 0}, "batch is 0; it must be a number of texts"),
-    "dimensions": ({"dimensions": 65}, "dimensions is 65, but the vectors of this model have 1 to 64"),
+    "batch": ({"batch": 0}, "batch is 0; give a number of texts"),
+    "dimensions": ({"dimensions": 65}, "dimensions is 65, but the vectors of this model have 64"),
     "no dimensions": ({"dimensions": 0}, "dimensions is 0"),
 }
 
