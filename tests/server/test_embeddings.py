@@ -1,4 +1,4 @@
-"""/v1/embeddings in OpenAI's shape, raw and by the official client; each kind of model refuses the routes of the other."""
+"""/v1/embeddings in OpenAI's shape, raw and by the official client; each kind of model refuses the other's routes."""
 
 import base64
 from collections.abc import Iterator
