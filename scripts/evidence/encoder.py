@@ -5,8 +5,8 @@
     make evidence TOPIC=encoder                   a few minutes, on an idle machine
     scripts/evidence/encoder.py people            one of: ids vectors speed people
 
-Texts are sentences of the Cranfield abstracts in SOBERANO_SHARED. The judgements of people travel in the package gensim:
-Lee's 50 news texts, compared in pairs by students, and the word pairs of WordSim-353 and SimLex-999.
+Texts are sentences of the Cranfield abstracts in SOBERANO_SHARED. The judgements of people travel in the package
+gensim: Lee's 50 news texts, compared in pairs by students, and the word pairs of WordSim-353 and SimLex-999.
 """
 
 import json

@@ -11,7 +11,7 @@ import numpy as np
 
 LENGTHS = (8, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 448, 512)
 """The lengths in tokens that batches are padded to; longer ones to a multiple of the last."""
-ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """The numbers of texts that batches are padded to."""
 MOST_TOKENS = 16_384
 """Tokens of a batch, padding included: what lies between the layers of a large model still fits into memory."""
@@ -28,7 +28,8 @@ class Batch(NamedTuple):
 def batches(texts: Sequence[Sequence[int]], most: int, *, pads: bool) -> Iterator[Batch]:
     """Cut texts, each a sequence of token ids, into batches of at most `most` texts, the longest first.
 
-    Whoever comes first shows what the largest batch takes, in memory and in time.
+    Whoever comes first shows what the largest batch takes, in memory and in time. A text of less than three quarters of
+    the longest one begins the next batch.
     """
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     at = 0
@@ -36,9 +37,9 @@ def batches(texts: Sequence[Sequence[int]], most: int, *, pads: bool) -> Iterato
         longest = len(texts[order[at]])
         length = _above(LENGTHS, longest) if pads else longest
         count = max(1, min(most, MOST_TOKENS // length))
-        chosen = order[at : at + count]
+        chosen = [i for i in order[at : at + count] if 4 * len(texts[i]) >= 3 * longest]
         yield _padded(texts, chosen, length, _above(ROWS, len(chosen)) if pads else len(chosen))
-        at += count
+        at += len(chosen)
 
 
 def _padded(texts: Sequence[Sequence[int]], chosen: list[int], length: int, rows: int) -> Batch:

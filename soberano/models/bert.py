@@ -102,9 +102,9 @@ def shapes(c: Config) -> dict[str, tuple[int, ...]]:
 
 def block(w: Block, x: Array, lengths: Array, c: Config) -> Array:
     """Run one layer: x (B, T, D) -> (B, T, D)."""
-    q, k, v = linears((w.attn_q, w.attn_k, w.attn_v), x)  # (B, T, D)
-    parts = (heads(y, c.head) for y in (q + w.attn_q_bias, k + w.attn_k_bias, v + w.attn_v_bias))  # (B, T, H, E)
-    y = linear(w.attn_output, merge(self_attention(*parts, lengths))) + w.attn_output_bias  # (B, T, D)
+    q, k, v = (heads(y, c.head) for y in linears((w.attn_q, w.attn_k, w.attn_v), x))  # (B, T, H, E)
+    seen = self_attention(q, k, v, lengths, (w.attn_q_bias, w.attn_k_bias, w.attn_v_bias))  # (B, T, H, E)
+    y = linear(w.attn_output, merge(seen)) + w.attn_output_bias  # (B, T, D)
     x = layer_norm(x + y, w.attn_output_norm, w.attn_output_norm_bias, eps=c.eps)
     h = gelu(linear(w.ffn_up, x) + w.ffn_up_bias, form=c.form)  # (B, T, F)
     y = linear(w.ffn_down, h) + w.ffn_down_bias
