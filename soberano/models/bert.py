@@ -12,7 +12,7 @@ from soberano.core.types import Array
 from soberano.models.layers import Metadata, each_block, heads, merge
 from soberano.ops.activation import Form, gelu
 from soberano.ops.linear import embed, linear, linears
-from soberano.ops.norm import layer_norm
+from soberano.ops.norm import add_layer_norm, layer_norm
 from soberano.ops.self_attention import self_attention
 from soberano.quant.tensor import Stack, Weight
 
@@ -104,11 +104,11 @@ def block(w: Block, x: Array, lengths: Array, c: Config) -> Array:
     """Run one layer: x (B, T, D) -> (B, T, D)."""
     q, k, v = (heads(y, c.head) for y in linears((w.attn_q, w.attn_k, w.attn_v), x))  # (B, T, H, E)
     seen = self_attention(q, k, v, lengths, (w.attn_q_bias, w.attn_k_bias, w.attn_v_bias))  # (B, T, H, E)
-    y = linear(w.attn_output, merge(seen)) + w.attn_output_bias  # (B, T, D)
-    x = layer_norm(x + y, w.attn_output_norm, w.attn_output_norm_bias, eps=c.eps)
-    h = gelu(linear(w.ffn_up, x) + w.ffn_up_bias, form=c.form)  # (B, T, F)
-    y = linear(w.ffn_down, h) + w.ffn_down_bias
-    return layer_norm(x + y, w.layer_output_norm, w.layer_output_norm_bias, eps=c.eps)
+    y = linear(w.attn_output, merge(seen))  # (B, T, D)
+    x = add_layer_norm(x, y, w.attn_output_bias, w.attn_output_norm, w.attn_output_norm_bias, eps=c.eps)
+    h = gelu(linear(w.ffn_up, x), w.ffn_up_bias, form=c.form)  # (B, T, F)
+    y = linear(w.ffn_down, h)  # (B, T, D)
+    return add_layer_norm(x, y, w.ffn_down_bias, w.layer_output_norm, w.layer_output_norm_bias, eps=c.eps)
 
 
 def encode(m: Bert, tokens: Array, lengths: Array, c: Config) -> Array:

@@ -65,24 +65,44 @@ static ffi::Error rms_norm(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> weight
   return ffi::Error::Success();
 }
 
-static ffi::Error layer_norm(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> weight, ffi::Buffer<ffi::F32> bias,
-                             ffi::ResultBuffer<ffi::F32> y, float eps) {
+using F32 = ffi::Buffer<ffi::F32>;
+using Out = ffi::ResultBuffer<ffi::F32>;
+
+// work(r) for every row of x.
+template <class Work> static void each_row(const F32& x, Work&& work) {
   const int64_t D = x.dimensions().back(), R = D ? x.element_count() / D : 0;
   constexpr int64_t kShare = 32;
   Pool::instance().parallel(int((R + kShare - 1) / kShare), [&](int i) {
-    for (int64_t r = i * kShare; r < std::min(R, (i + 1) * kShare); r++)
-      layer_norm_row(x.typed_data() + r * D, weight.typed_data(), bias.typed_data(), y->typed_data() + r * D, D, eps);
+    for (int64_t r = i * kShare; r < std::min(R, (i + 1) * kShare); r++) work(r);
+  });
+}
+
+static ffi::Error layer_norm(F32 x, F32 weight, F32 bias, Out y, float eps) {
+  const int64_t D = x.dimensions().back();
+  each_row(x, [&](int64_t r) {
+    layer_norm_row(x.typed_data() + r * D, weight.typed_data(), bias.typed_data(), y->typed_data() + r * D, D, eps);
   });
   return ffi::Error::Success();
 }
 
+static ffi::Error add_layer_norm(F32 x, F32 y, F32 y_bias, F32 weight, F32 bias, Out out, float eps) {
+  const int64_t D = x.dimensions().back();
+  each_row(x, [&](int64_t r) {
+    const float *a = x.typed_data() + r * D, *b = y.typed_data() + r * D, *c = y_bias.typed_data();
+    float* to = out->typed_data() + r * D;
+    int64_t i = 0;
+    for (; i + 16 <= D; i += 16) store(to + i, load(a + i) + load(b + i) + load(c + i));
+    for (; i < D; i++) to[i] = a[i] + b[i] + c[i];
+    layer_norm_row(to, weight.typed_data(), bias.typed_data(), to, D, eps);
+  });
+  return ffi::Error::Success();
+}
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    soberano_add_layer_norm_ffi, add_layer_norm,
+    ffi::Ffi::Bind().Arg<F32>().Arg<F32>().Arg<F32>().Arg<F32>().Arg<F32>().Ret<F32>().Attr<float>("eps"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_layer_norm_ffi, layer_norm,
-                              ffi::Ffi::Bind()
-                                  .Arg<ffi::Buffer<ffi::F32>>()  // x
-                                  .Arg<ffi::Buffer<ffi::F32>>()  // weight
-                                  .Arg<ffi::Buffer<ffi::F32>>()  // bias
-                                  .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Attr<float>("eps"));
+                              ffi::Ffi::Bind().Arg<F32>().Arg<F32>().Arg<F32>().Ret<F32>().Attr<float>("eps"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     soberano_rms_norm_ffi, rms_norm,
     ffi::Ffi::Bind().Arg<ffi::Buffer<ffi::F32>>().Arg<ffi::Buffer<ffi::F32>>().Ret<ffi::Buffer<ffi::F32>>().Attr<float>(
