@@ -14,20 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from soberano.core import errors as errors
+    from soberano.models.encoder import Encoder as Encoder
+    from soberano.models.load import load as load
     from soberano.models.model import Model as Model
-    from soberano.models.model import load as load
     from soberano.models.options import Options as Options
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "load": ("soberano.models.model", "load"),
+    "load": ("soberano.models.load", "load"),
+    "Encoder": ("soberano.models.encoder", "Encoder"),
     "Model": ("soberano.models.model", "Model"),
     "Options": ("soberano.models.options", "Options"),
     "errors": ("soberano.core.errors", None),
 }
 
-__all__ = ["Model", "Options", "__version__", "errors", "load"]
+__all__ = ["Encoder", "Model", "Options", "__version__", "errors", "load"]
 
 
 def __getattr__(name: str) -> Any:

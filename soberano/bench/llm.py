@@ -18,7 +18,7 @@ from soberano.bench.speed import Pair
 from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
 from soberano.formats import gguf
-from soberano.models.model import load
+from soberano.models.load import load_decoder
 from soberano.text import tokenizer as tokenizers
 
 
@@ -99,7 +99,7 @@ def _tokens(ask: Ask) -> list[int]:
 
 def _speed(ask: Ask, tokens: list[int], found: LlmResult, note: _Notes, progress: Progress) -> None:
     started = time.perf_counter()
-    with load(ask.path, backend=ask.backend, context=ask.room, cache=ask.cache, progress=progress) as model:
+    with load_decoder(ask.path, backend=ask.backend, context=ask.room, cache=ask.cache, progress=progress) as model:
         found.load_s = time.perf_counter() - started
         found.first_token_s = speed.once(model, tokens, Case(0, 16, 1)).prefill_s
         roof = Roof(model)

@@ -15,7 +15,7 @@ from soberano.bench.case import Case
 from soberano.bench.peers import Peer
 from soberano.bench.speed import once
 from soberano.core.errors import InputError, SoberanoError
-from soberano.models.model import load
+from soberano.models.load import load_decoder
 
 ROLLUP, STATUS = Path("/proc/self/smaps_rollup"), Path("/proc/self/status")
 
@@ -70,7 +70,7 @@ def main() -> None:
     """Do the case that standard input names, and print the memory of this process."""
     task: list[Any] = json.load(sys.stdin)
     path, how, tokens, case = task
-    with load(path, **how) as model:
+    with load_decoder(path, **how) as model:
         once(model, tokens, Case(*case))
         print(json.dumps(_here()))
 

@@ -18,7 +18,8 @@ from soberano.backends.plan import Role, using
 from soberano.bench.score import Distance, distance, logits, sample_text
 from soberano.core.errors import InputError, SoberanoError
 from soberano.core.progress import Progress, silent
-from soberano.models.model import Model, load
+from soberano.models.load import load_decoder
+from soberano.models.model import Model
 from soberano.quant.tensor import QTensor, Stack
 
 OP_TOKENS = 32
@@ -167,7 +168,7 @@ def report(
     if tokens < 1:
         raise InputError(f"{tokens} tokens cannot be compared on; ask for 1 or more")
     found = Report(path, tokens)
-    with load(path, backend="numpy", context=None, progress=_of("numpy", progress)) as reference:
+    with load_decoder(path, backend="numpy", context=None, progress=_of("numpy", progress)) as reference:
         tokens = found.tokens = min(tokens, reference.context)
         text = reference.tokenizer.encode(sample_text()[: 40 * tokens])[:tokens]
         expected = list(logits(reference, text, progress=progress))
@@ -180,7 +181,7 @@ def report(
                     raise
                 found.absent.append(str(why))
                 continue
-            with load(path, backend=name, progress=_of(name, progress)) as other:
+            with load_decoder(path, backend=name, progress=_of(name, progress)) as other:
                 for each in _compare(reference, other, text, whole, progress):
                     found.paths.append(each)
                     tell(each)

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 def load_model(args: argparse.Namespace) -> "Model":
     """The model that MODEL, --backend, --context and --cache ask for."""
-    import soberano
+    from soberano.models.load import load_decoder
     from soberano.registry.store import resolve
 
     path = resolve(args.model)
     with progress() as show:
-        return soberano.load(path, backend=args.backend, context=args.context, cache=args.cache, progress=show)
+        return load_decoder(path, backend=args.backend, context=args.context, cache=args.cache, progress=show)

@@ -226,14 +226,19 @@ def _run(model: str, backend: str | None, progress: "Progress") -> list[Finding]
     import soberano
     from soberano.backends.dispatch import declined
     from soberano.cli.run import stats
+    from soberano.models.encoder import Encoder
     from soberano.models.options import Options
     from soberano.registry.store import resolve
 
     with soberano.load(resolve(model), backend=backend, progress=progress) as loaded:
-        generation: Any = loaded.start("Once upon a time", Options(max_tokens=16, temperature=0, ignore_eos=True))
-        for _ in generation:
-            pass
-        findings = [Finding("model", "ok", f"{loaded.name} on {loaded.plan.backend} {stats(generation)}")]
+        if isinstance(loaded, Encoder):
+            said = f"[a vector of {loaded.embed('Once upon a time').size} numbers]"
+        else:
+            generation: Any = loaded.start("Once upon a time", Options(max_tokens=16, temperature=0, ignore_eos=True))
+            for _ in generation:
+                pass
+            said = stats(generation)
+        findings = [Finding("model", "ok", f"{loaded.name} on {loaded.plan.backend} {said}")]
     for op, home, why, times in declined():
         findings.append(Finding("declined", "ok", f"{op} on {home}, {times} times: {why}"))
     return findings

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from soberano.cli._terminal import progress
     from soberano.registry.pull import pull
+    from soberano.registry.sources import SOURCES, Source
 
     if args.reference is None:
         return _list(args.json)
@@ -40,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
         record = stored.record
         said = f"{record.name}: {bytes_text(record.size)}, licence {record.licence}, verified; {stored.path}"
         print(printable(said, lines=False))
-        print(f"Talk to it: soberano chat {record.name}", file=sys.stderr)
+        known = SOURCES.get(record.source, SOURCES.get(record.name))
+        use = (known.use if known else Source.use).format(name=record.name)
+        print(f"Try it: soberano {use}", file=sys.stderr)
     return 0
 
 

@@ -17,18 +17,8 @@ from soberano.formats.gguf_layout import (
     MAX_TENSORS,
     type_text,
 )
-from soberano.quant.blocks import FORMATS, BlockFormat, all_formats
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where a tensor lies and what it is."""
-
-    name: str
-    shape: tuple[int, ...]  # slowest axis first, as NumPy has it: a matrix is (O, I)
-    format: type[BlockFormat]
-    offset: int  # from the start of the file
-    nbytes: int
+from soberano.formats.tensors import TensorInfo
+from soberano.quant.blocks import FORMATS, all_formats
 
 
 @dataclass(frozen=True)

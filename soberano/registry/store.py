@@ -79,7 +79,7 @@ def list_models() -> list[Stored]:
 
 
 def resolve(model: str) -> Path:
-    """The file behind MODEL: a path, or the name of a stored model. Raises FileError that says what there is.
+    """The file, or the folder, behind MODEL: a path, or the name of a stored model. Raises FileError that says what is.
 
     The size of a stored model is compared here; its hash was when it was pulled.
     """
@@ -87,7 +87,9 @@ def resolve(model: str) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        raise FileError(f"{model!r} is a folder; give the .gguf file inside it")
+        if (path / "config.json").is_file():
+            return path
+        raise FileError(f"{model!r} is a folder without config.json; give the .gguf file inside it")
     if path.exists():
         raise FileError(f"{model!r} is a device or a pipe, no plain file; give a .gguf file")
     looks_like_path = path.name != model or path.suffix in (".gguf", ".bin", ".safetensors")

@@ -21,10 +21,11 @@ from aiohttp.typedefs import Handler
 from soberano.core.errors import InputError, SoberanoError
 from soberano.core.printable import printable
 from soberano.core.progress import Progress, silent
-from soberano.models.model import Model, load
+from soberano.models.encoder import Encoder
+from soberano.models.load import load
 from soberano.models.options import Options
 from soberano.server.door import Door
-from soberano.server.engine import Engine
+from soberano.server.engine import Engine, Loaded
 from soberano.server.errors import REQUEST_ID, RequestError, Stopping, response_to
 from soberano.server.metrics import Metrics
 from soberano.server.routes import OPEN, ROUTES, STATE, State, routes
@@ -167,7 +168,7 @@ def _say(line: str) -> None:
 
 
 def serve(
-    model: str | Path | Model,
+    model: str | Path | Loaded,
     host: str = "127.0.0.1",
     port: int = 8080,
     *,
@@ -217,8 +218,8 @@ def serve(
             engine.model.close()
 
 
-def _loader(model: str | Path | Model, progress: Progress, **how: Any) -> Callable[[], Model]:
-    def given() -> Model:
+def _loader(model: str | Path | Loaded, progress: Progress, **how: Any) -> Callable[[], Loaded]:
+    def given() -> Loaded:
         if not isinstance(model, str | Path):
             _warm_up(model, progress)
             return model
@@ -233,11 +234,14 @@ def _loader(model: str | Path | Model, progress: Progress, **how: Any) -> Callab
     return given
 
 
-def _warm_up(model: Model, progress: Progress) -> None:
+def _warm_up(model: Loaded, progress: Progress) -> None:
     """Run what a short chat runs, so that its programs are compiled before anybody waits for an answer.
 
     A prompt of 80 tokens is a chunk of 64 and one of 16: the template of many a model takes more than 16 by itself.
     """
+    if isinstance(model, Encoder):
+        model.embed("A sentence as people search for.", progress=progress)
+        return
     asked = [(80, Options(max_tokens=2, ignore_eos=True)), (1, Options(max_tokens=2, temperature=0, ignore_eos=True))]
     for done, (tokens, options) in enumerate(asked):
         generation = model.start([0] * max(1, min(tokens, model.context - 2)), options)
@@ -302,7 +306,7 @@ async def _until_told(
     stop = asyncio.Event()
     _on_signals(stop, engine)
     engine.start()
-    loading: asyncio.Future[Model] = asyncio.wrap_future(engine.loaded)
+    loading: asyncio.Future[Loaded] = asyncio.wrap_future(engine.loaded)
     loading.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # seen, even if nobody waits for it
     stopping: asyncio.Future[Any] = asyncio.create_task(stop.wait())
     try:
@@ -312,7 +316,8 @@ async def _until_told(
         loading.result()
         on_ready()
         address = f"http://{_in_url(host)}:{listener.sockets[0].getsockname()[1]}"
-        _say(f"Serving {engine.name} at {address} (chat page; the OpenAI API is under {address}/v1). Ctrl-C stops.")
+        what = "embeddings" if isinstance(engine.model, Encoder) else "chat page"
+        _say(f"Serving {engine.name} at {address} ({what}; the OpenAI API is under {address}/v1). Ctrl-C stops.")
         if demo:
             _say(f"Open {address} in a browser and say hello.")
         await stopping

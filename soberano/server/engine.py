@@ -18,12 +18,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from soberano.core.errors import CapacityError
+from soberano.models import encoder
 from soberano.models.model import Model
 from soberano.models.options import Options
 from soberano.server.errors import Cancelled, DeadlineError, NotReady, QueueFull, Stopping
-from soberano.server.jobs import Admitted, Event, Failed, Finished, Job, Listener, Watcher
+from soberano.server.jobs import Admitted, Event, Failed, Finished, Job, Listener, Prompt, Watcher
 
 log = logging.getLogger("soberano.server")
+Loaded = Model | encoder.Encoder
 PATIENCE_S = 30.0
 """How long a stop waits for the step, or the part of a load, that cannot be interrupted."""
 
@@ -33,7 +35,7 @@ class Engine:
 
     def __init__(
         self,
-        load: Callable[[], Model],
+        load: Callable[[], Loaded],
         *,
         name: str | None = None,
         max_running: int = 8,
@@ -45,7 +47,7 @@ class Engine:
         `deadline_s` bounds a request from submission to its end.
         """
         self.max_running, self.max_waiting, self.deadline_s = max_running, max_waiting, deadline_s
-        self.loaded: Future[Model] = Future()  # the model, or why there is none
+        self.loaded: Future[Loaded] = Future()  # the model, or why there is none
         self.watchers: list[Watcher] = []
         self._load, self._name = load, name
         self._change = threading.Condition()
@@ -61,7 +63,7 @@ class Engine:
         self._thread.start()
 
     @property
-    def model(self) -> Model:
+    def model(self) -> Loaded:
         """The model. Raises NotReady while it loads, and after loading failed."""
         if not self.loaded.done():
             raise NotReady("the model is still loading; try again soon")
@@ -94,7 +96,9 @@ class Engine:
         return len(self._waiting)
 
     def submit(
-        self, jobs: Sequence[tuple[Sequence[int], Options, Listener]], deadline_s: float | None = None
+        self,
+        jobs: Sequence[tuple[Prompt, Options | encoder.Options, Listener]],
+        deadline_s: float | None = None,
     ) -> list[Job]:
         """Queue the jobs of one request, all or none. Raises NotReady, Stopping or QueueFull."""
         deadline = time.monotonic() + min(deadline_s or self.deadline_s, self.deadline_s)
@@ -182,7 +186,8 @@ class Engine:
             if job is None:
                 return
             try:
-                job.generation = self.model.start(job.prompt, job.options)
+                # A route asks a model for what it can do, so prompt and options are of its kind.
+                job.generation = self.model.start(job.prompt, job.options)  # type: ignore[arg-type]
             except CapacityError as error:
                 if self._running:
                     self._full = True

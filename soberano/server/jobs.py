@@ -1,9 +1,10 @@
-"""One generation on its way through the engine, and what is told about it."""
+"""One generation, or some texts to embed, on the way through the engine, and what is told about it."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from soberano.models import encoder
 from soberano.models.generate import Generation, Piece
 from soberano.models.options import Options
 
@@ -32,21 +33,23 @@ class Failed:
     error: Exception
 
 
-Event = Admitted | Piece | Finished | Failed
+Event = Admitted | Piece | encoder.Vectors | Finished | Failed
 Listener = Callable[[Event], None]
+Prompt = Sequence[int] | Sequence[Sequence[int]]
+"""The tokens to continue, or those of each text to embed."""
 
 
 @dataclass(eq=False)
 class Job:
-    """One generation on its way through the engine. Times are of time.monotonic."""
+    """One piece of work on its way through the engine. Times are of time.monotonic."""
 
     number: int
-    prompt: Sequence[int]
-    options: Options
+    prompt: Prompt
+    options: Options | encoder.Options
     listener: Listener
     deadline: float
     submitted: float = field(default_factory=time.monotonic)
-    generation: Generation | None = None
+    generation: Generation | encoder.Encoding | None = None
     cancelled: bool = False
 
 

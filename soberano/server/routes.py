@@ -11,11 +11,12 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from soberano.models.encoder import Encoder
 from soberano.models.model import Model
 from soberano.models.options import Options
-from soberano.server import checks, page, protocol, stream
+from soberano.server import checks, embeddings, page, protocol, stream
 from soberano.server.answers import ChatForm, Form, TextForm
-from soberano.server.engine import Engine
+from soberano.server.engine import Engine, Loaded
 from soberano.server.errors import RequestError
 from soberano.server.metrics import Metrics
 from soberano.server.run import Run
@@ -42,7 +43,7 @@ SHOWN = ("temperature", "top_k", "top_p", "min_p")
 @routes.post("/v1/chat/completions")
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Continue a conversation."""
-    state, model = _ready(request)
+    state, model = _decoder(request)
     asked = protocol.chat(await _json(request), _limits(model))
     _check_model(asked.model, state.engine)
     if model.chat is None:
@@ -59,7 +60,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 @routes.post("/v1/completions")
 async def completions(request: web.Request) -> web.StreamResponse:
     """Continue a text."""
-    state, model = _ready(request)
+    state, model = _decoder(request)
     asked = protocol.completion(await _json(request), _limits(model))
     _check_model(asked.model, state.engine)
     prompts = [await _tokens(state, model, prompt) for prompt in asked.prompts]
@@ -68,6 +69,22 @@ async def completions(request: web.Request) -> web.StreamResponse:
     scored = asked.options.logprobs is not None
     form = TextForm(state.engine.name, model.tokenizer, logprobs=scored, fingerprint=_fingerprint(model), echoes=echoes)
     return await _answer(request, asked, prompts, form)
+
+
+@routes.post("/v1/embeddings")
+async def embed(request: web.Request) -> web.Response:
+    """Turn texts into vectors."""
+    state, model = _ready(request)
+    if not isinstance(model, Encoder):
+        raise _other_kind(state.engine, "generates text and embeds none", "/v1/chat/completions or /v1/completions")
+    asked = embeddings.read(await _json(request), model)
+    _check_model(asked.model, state.engine)
+    aside = functools.partial(asyncio.get_running_loop().run_in_executor, state.text)
+    texts = await aside(embeddings.tokens, asked, model)
+    async with Run(state.engine, [(texts, asked.options)]) as run:
+        vectors, prompt_tokens = await embeddings.collect(request, run, len(texts), state.heartbeat_s)
+    text = await aside(embeddings.body, asked, vectors, state.engine.name, prompt_tokens)
+    return web.json_response(text=text)
 
 
 @routes.get("/v1/models")
@@ -119,9 +136,20 @@ ROUTES = ", ".join(
 """The routes as a client that missed them is told: GET /health, POST /v1/completions and so on."""
 
 
-def _ready(request: web.Request) -> tuple[State, Model]:
+def _ready(request: web.Request) -> tuple[State, Loaded]:
     state = request.app[STATE]
     return state, state.engine.model
+
+
+def _decoder(request: web.Request) -> tuple[State, Model]:
+    state, model = _ready(request)
+    if isinstance(model, Encoder):
+        raise _other_kind(state.engine, "embeds texts and generates none", "/v1/embeddings")
+    return state, model
+
+
+def _other_kind(engine: Engine, does: str, route: str) -> RequestError:
+    return RequestError(f"{engine.name} {does}; use {route}", "model", code="unsupported_model")
 
 
 def _limits(model: Model) -> protocol.Limits:
@@ -188,8 +216,10 @@ def _fingerprint(model: Model) -> str:
     return f"soberano-{model.plan.backend}-{model.plan.isa}"
 
 
-def _card(name: str, model: Model) -> dict[str, Any]:
+def _card(name: str, model: Loaded) -> dict[str, Any]:
     """OpenAI's four fields, and what a client of ours may want to know."""
+    base = {"id": name, "object": "model", "created": 0, "owned_by": "soberano", "context_length": model.context}
+    if isinstance(model, Encoder):
+        return {**base, "dimensions": model.width}
     sampling = {field.name: field.default for field in fields(Options) if field.name in SHOWN}
-    more = {"context_length": model.context, "defaults": sampling}
-    return {"id": name, "object": "model", "created": 0, "owned_by": "soberano", **more}
+    return {**base, "defaults": sampling}

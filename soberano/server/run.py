@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 
+from soberano.models import encoder
 from soberano.models.options import Options
 from soberano.server.engine import Engine
-from soberano.server.jobs import Event, Failed, Finished, Job
+from soberano.server.jobs import Event, Failed, Finished, Job, Prompt
 
 Numbered = tuple[int, Event]
 
@@ -14,7 +15,7 @@ Numbered = tuple[int, Event]
 class Run:
     """`async with Run(engine, jobs) as run`: leaving the block, for any reason, frees the cache pages of the jobs."""
 
-    def __init__(self, engine: Engine, choices: Sequence[tuple[Sequence[int], Options]]) -> None:
+    def __init__(self, engine: Engine, choices: Sequence[tuple[Prompt, Options | encoder.Options]]) -> None:
         self.engine, self.choices = engine, choices
         self._events: asyncio.Queue[Numbered] = asyncio.Queue()
         self._jobs: list[Job] = []

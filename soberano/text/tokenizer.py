@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from soberano.core.errors import FileError, InputError, UnsupportedModel
-from soberano.text import bpe
+from soberano.text import bpe, wordpiece
 from soberano.text.detokenize import Detokenizer
 from soberano.text.pretokenize import split_named
 from soberano.text.vocab import Vocab, read_vocab
@@ -57,6 +57,16 @@ class Tokenizer:
                 ids.extend(self._encode_plain(part))
         return ids
 
+    def sequence(self, text: str, longest: int | None = None) -> list[int]:
+        """What an encoder reads of a text: bos, as many of its tokens as fit into `longest` in all, eos.
+
+        Special tokens inside the text stay text. Bos and eos are there where the vocabulary wants them.
+        """
+        begin = [self.bos] if self.add_bos and self.bos is not None else []
+        end = [self.eos] if self.add_eos and self.eos is not None else []
+        room = None if longest is None else max(0, longest - len(begin) - len(end))
+        return begin + self.encode(text, add_bos=False)[:room] + end
+
     def partition(self, text: str, *, special: bool) -> list[int | str]:
         """Cut a text at its special tokens: ids, and the non-empty texts between them."""
         parts: list[int | str] = [text] if text else []
@@ -99,15 +109,23 @@ def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
     model = metadata.get("tokenizer.ggml.model")
     if model is None:
         raise FileError("the metadata key 'tokenizer.ggml.model' is missing; the file brings no tokenizer")
+    if model == "bert":
+        return of_words(*wordpiece.from_gguf(metadata))
     if model != "gpt2":
         raise UnsupportedModel(
-            f"the file's tokenizer (tokenizer.ggml.model) is {model!r}; known here is 'gpt2' (byte-level BPE)"
+            f"the file's tokenizer (tokenizer.ggml.model) is {model!r}; known here are 'gpt2' (byte-level BPE) and "
+            f"'bert' (WordPiece)"
         )
     vocab = read_vocab(metadata)
     add_bos = vocab.add_bos if vocab.add_bos is not None else split_named(bpe.pre_name(metadata)).add_bos
     if vocab.add_bos and vocab.bos is None:
         raise FileError("tokenizer.ggml.add_bos_token is true, but 'tokenizer.ggml.bos_token_id' is missing")
     return Tokenizer(vocab, bpe.build(metadata, vocab), bpe.piece, add_bos=add_bos and vocab.bos is not None)
+
+
+def of_words(vocab: Vocab, unknown: int, rules: wordpiece.Rules) -> Tokenizer:
+    """Build the tokenizer of a WordPiece vocabulary."""
+    return Tokenizer(vocab, wordpiece.build(vocab, unknown, rules), wordpiece.piece, add_bos=bool(vocab.add_bos))
 
 
 def _cut(part: int | str, spelling: str, token: int) -> list[int | str]:

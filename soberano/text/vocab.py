@@ -106,7 +106,7 @@ def read_vocab(metadata: Mapping[str, Any]) -> Vocab:
             rest[kind].append(i)
     stop, forced = _ends(metadata, ids)
     control = forced.union(rest.get(Kind.CONTROL, ()), rest.get(Kind.UNKNOWN, ()))
-    bos, eos = (_token(metadata, name, len(tokens)) for name in ("bos", "eos"))
+    bos, eos = (token_id(metadata, name, len(tokens)) for name in ("bos", "eos"))
     return Vocab(
         tokens=tokens,
         kinds=kinds,
@@ -116,8 +116,8 @@ def read_vocab(metadata: Mapping[str, Any]) -> Vocab:
         bos=bos,
         eos=eos,
         stop=frozenset(stop),
-        add_bos=_flag(metadata, "tokenizer.ggml.add_bos_token"),
-        add_eos=bool(_flag(metadata, "tokenizer.ggml.add_eos_token")),
+        add_bos=flag(metadata, "tokenizer.ggml.add_bos_token"),
+        add_eos=bool(flag(metadata, "tokenizer.ggml.add_eos_token")),
     )
 
 
@@ -126,11 +126,11 @@ def _ends(metadata: Mapping[str, Any], ids: dict[str, int]) -> tuple[set[int], s
     forced = {ids[text] for text in END_TEXTS if text in ids}
     stop = set(forced)
     for keys, texts, ends in _FILL:
-        named = [i for key in keys.split() if (i := _token(metadata, key, len(ids))) is not None]
+        named = [i for key in keys.split() if (i := token_id(metadata, key, len(ids))) is not None]
         found = [ids[text] for text in texts.split() if text in ids][:1]
         forced.update(found if not named else ())
         stop.update((named or found) if ends else ())
-    stop |= {i for name in ("eos", "eot", "eom") if (i := _token(metadata, name, len(ids))) is not None}
+    stop |= {i for name in ("eos", "eot", "eom") if (i := token_id(metadata, name, len(ids))) is not None}
     # Harmony-like formats: <|end|> closes a part of an answer where other tokens close the answer.
     if "<|end|>" in ids and ids.keys() & {"<|call|>", "<|calls|>"} and ids.keys() & {"<|return|>", "<|flush|>"}:
         stop.discard(ids["<|end|>"])
@@ -161,7 +161,7 @@ def strings(metadata: Mapping[str, Any], key: str) -> list[str]:
     return value
 
 
-def _token(metadata: Mapping[str, Any], name: str, size: int) -> int | None:
+def token_id(metadata: Mapping[str, Any], name: str, size: int) -> int | None:
     key = f"tokenizer.ggml.{name}_token_id"
     value = metadata.get(key)
     if value is None:
@@ -171,7 +171,7 @@ def _token(metadata: Mapping[str, Any], name: str, size: int) -> int | None:
     return value
 
 
-def _flag(metadata: Mapping[str, Any], key: str) -> bool | None:
+def flag(metadata: Mapping[str, Any], key: str) -> bool | None:
     value = metadata.get(key)
     if value is not None and type(value) is not bool:
         raise FileError(f"{key} is {value!r}; it must be true or false")

@@ -41,6 +41,7 @@ def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
     return {
         "norm.rms_norm": ((x, w), {"eps": 1e-5}),
         "norm.layer_norm": ((x, w, w), {"eps": 1e-5}),
+        "norm.add_layer_norm": ((x, x, w, w, w), {"eps": 1e-5}),
         "rope.rotation": ((at, 4), {"base": 1e5, "factors": [1.0, 2.0]}),
         "rope.rope": ((draw(2, 2, 3, 6), Rotation(draw(2, 2, 2), draw(2, 2, 2))), {}),
         "activation.relu": ((x,), {}),
@@ -72,6 +73,8 @@ def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
         "linear.linears": (((draw(5, 8), draw(3, 8)), x), {}),
         "linear.embed": ((draw(5, 8), lanes % 5), {}),
         "feed_forward.feed_forward": ((draw(6, 8), draw(6, 8), draw(8, 6), x), {"activation": "gelu"}),
+        "self_attention.self_attention": ((draw(2, 3, 2, 4), *[draw(2, 3, 1, 4)] * 2, np.array([3, 1], I32)), {}),
+        "pool.pool": ((draw(2, 3, 4), np.array([3, 1], I32)), {"how": "mean"}),
         "attention.write_kv": ((pages, pages, draw(2, 2, 1, 4), draw(2, 2, 1, 4), at, table, 0), {}),
         "attention.attend": (
             (

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from soberano.backends import native
 from soberano.backends.base import Home
+from soberano.backends.homes import home as home_named
 from soberano.core.errors import ShapeError
-from soberano.ops.norm import layer_norm, rms_norm
+from soberano.ops.norm import add_layer_norm, layer_norm, rms_norm
 from tests.cases import MODELS, Shape
 from tests.tolerance import assert_close, assert_gradient
 
@@ -48,8 +50,37 @@ def test_any_values(home: Home, x: np.ndarray) -> None:
     # Centring loses what the mean is larger than the deviations, and eps bounds what division makes of the loss.
     deviation = np.sqrt(x.astype(np.float64).var(-1).min() + 1e-5)
     lost = max(1.0, float(np.abs(x).max()) / deviation)
-    actual = layer_norm(home.asarray(x), home.asarray(weight), None, eps=1e-5)
-    assert_close(home.to_numpy(actual), layer(x, weight, None, 1e-5), size=8 * lost, what="layer_norm")
+    for bias in (None, weight[::-1].copy()):
+        given = None if bias is None else home.asarray(bias)
+        actual = layer_norm(home.asarray(x), home.asarray(weight), given, eps=1e-5)
+        assert_close(home.to_numpy(actual), layer(x, weight, bias, 1e-5), size=8 * lost, what="layer_norm")
+
+
+@pytest.mark.parametrize("width", [5, 48, 384])
+def test_a_norm_of_a_sum(home: Home, rng: np.random.Generator, width: int) -> None:
+    x, y = (rng.normal(size=(3, 2, width)).astype(np.float32) for _ in range(2))
+    rows = [rng.normal(size=width).astype(np.float32) for _ in range(3)]
+    expected = layer(x.astype(np.float64) + y + rows[0], rows[1], rows[2], 1e-12)
+    for impl in ("auto", "meaning"):
+        actual = add_layer_norm(*(home.asarray(a) for a in (x, y, *rows)), eps=1e-12, impl=impl)
+        assert_close(home.to_numpy(actual), expected, size=8, what=f"add_layer_norm {impl}")
+    with pytest.raises(ShapeError, match="add_layer_norm: y_bias is"):
+        add_layer_norm(*(home.asarray(a) for a in (x, y, rows[0][:-1], *rows[1:])), eps=1e-12)
+
+
+@pytest.mark.skipif(not native.state()[0], reason=native.state()[1])
+def test_a_row_has_the_same_bits_in_every_batch(rng: np.random.Generator) -> None:
+    home = home_named("jax")
+    x, weight, bias = (home.asarray(rng.normal(size=s).astype(np.float32)) for s in ((100, 100), 100, 100))
+    norms = (
+        lambda x: rms_norm(x, weight, eps=1e-6),
+        lambda x: layer_norm(x, weight, bias, eps=1e-6),
+        lambda x: add_layer_norm(x, 2 * x, bias, weight, bias, eps=1e-6),
+    )
+    for norm in norms:
+        together = home.to_numpy(norm(x))
+        for rows in (slice(0, 1), slice(33, 35), slice(60, 100)):
+            np.testing.assert_array_equal(home.to_numpy(norm(x[rows])), together[rows])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

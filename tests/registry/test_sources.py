@@ -14,9 +14,11 @@ def test_the_table_is_pinned_all_the_way_down():
     for name, source in SOURCES.items():
         assert parse(name) is source and source.name == name
         assert source.licence and source.about and source.size
-        for pin in [source.sha256, *(m.wheel.sha256 for m in (*source.parts, *source.papers))]:
+        for pin in [source.sha256, *(m.wheel.sha256 for m in source.members)]:
             assert pin and len(pin) == 64 and set(pin) <= set("0123456789abcdef")
-        assert all("==" in m.wheel.requirement and m.wheel.size for m in (*source.parts, *source.papers))
+        assert all("==" in m.wheel.requirement and m.wheel.size for m in source.members)
+        assert all(not Path(place).is_absolute() and ".." not in place for place, _ in source.beside)
+        assert source.use.startswith(("chat {name}", "embed {name}"))
         assert source.licence in ("Apache-2.0", "MIT") or source.terms, "what is not open needs a yes first"
 
 

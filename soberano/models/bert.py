@@ -1,0 +1,148 @@
+"""BERT and what keeps its block: MiniLM, BGE, E5, GTE. Attention to all sides, norms behind the sums, GELU.
+
+Source: arXiv:1810.04805; tensor names as in GGUF, and at the end those of Hugging Face. A field of Block is the tensor
+blk.<i>.<field>.weight. Axes: B batch, T tokens, D width, H heads, E head width, F ffn, V vocabulary, P positions.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from soberano.backends.homes import home_of
+from soberano.core.types import Array
+from soberano.models.layers import Metadata, each_block, heads, merge
+from soberano.ops.activation import Form, gelu
+from soberano.ops.linear import embed, linear, linears
+from soberano.ops.norm import add_layer_norm, layer_norm
+from soberano.ops.self_attention import self_attention
+from soberano.quant.tensor import Stack, Weight
+
+
+@dataclass(frozen=True)
+class Config:
+    """The numbers of the model, as its file states them."""
+
+    layers: int
+    width: int
+    heads: int
+    head: int
+    ffn: int
+    vocabulary: int
+    context: int
+    types: int
+    eps: float
+    form: Form  # of the GELU; a GGUF file does not say, and means the exact one
+
+    @classmethod
+    def from_gguf(cls, meta: Metadata) -> "Config":
+        """Read the keys bert.*; raises FileError naming a key that is missing or wrong."""
+        count, width = meta.whole("attention.head_count"), meta.whole("embedding_length")
+        if width % count:
+            meta.fail("attention.head_count", count, f"a divisor of the width {width}")
+        meta.choice("position_type", {"absolute"}, "absolute")
+        return cls(
+            layers=meta.layers,
+            width=width,
+            heads=count,
+            head=width // count,
+            ffn=meta.whole("feed_forward_length"),
+            vocabulary=meta.vocabulary,
+            context=meta.whole("context_length"),
+            types=meta.rows("token_types"),
+            eps=meta.number("attention.layer_norm_epsilon"),
+            form="erf" if meta.choice("activation", {"gelu", "gelu_new"}, "gelu") == "gelu" else "tanh",
+        )
+
+
+class Block(NamedTuple):
+    """The weights of one layer; in a loaded model, of all layers."""
+
+    attn_q: Stack  # (D, D)
+    attn_q_bias: Stack  # (D,)
+    attn_k: Stack  # (D, D)
+    attn_k_bias: Stack  # (D,)
+    attn_v: Stack  # (D, D)
+    attn_v_bias: Stack  # (D,)
+    attn_output: Stack  # (D, D)
+    attn_output_bias: Stack  # (D,)
+    attn_output_norm: Stack  # (D,)
+    attn_output_norm_bias: Stack  # (D,)
+    ffn_up: Stack  # (F, D)
+    ffn_up_bias: Stack  # (F,)
+    ffn_down: Stack  # (D, F)
+    ffn_down_bias: Stack  # (D,)
+    layer_output_norm: Stack  # (D,)
+    layer_output_norm_bias: Stack  # (D,)
+
+
+class Bert(NamedTuple):
+    """The weights of the model."""
+
+    token_embd: Weight  # (V, D)
+    position_embd: Weight  # (P, D)
+    token_types: Weight  # (2, D)
+    token_embd_norm: Array  # (D,)
+    token_embd_norm_bias: Array  # (D,)
+    blk: Block
+
+
+Weights, Layer = Bert, Block
+TABLES = {"token_embd", "position_embd", "token_types"}  # whose rows are looked up, and nothing more
+
+
+def shapes(c: Config) -> dict[str, tuple[int, ...]]:
+    """The shape of every field; a loader holds a file to it."""
+    norms = ("token_embd_norm", "attn_output_norm", "layer_output_norm")
+    found: dict[str, tuple[int, ...]] = dict.fromkeys(norms, (c.width,))
+    found |= dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (c.width, c.width))
+    found |= {"ffn_up": (c.ffn, c.width), "ffn_down": (c.width, c.ffn)}
+    found |= {f"{name}_bias": shape[:1] for name, shape in found.items()}
+    tables = {"token_embd": c.vocabulary, "position_embd": c.context, "token_types": c.types}
+    return found | {name: (rows, c.width) for name, rows in tables.items()}
+
+
+def block(w: Block, x: Array, lengths: Array, c: Config) -> Array:
+    """Run one layer: x (B, T, D) -> (B, T, D)."""
+    q, k, v = (heads(y, c.head) for y in linears((w.attn_q, w.attn_k, w.attn_v), x))  # (B, T, H, E)
+    seen = self_attention(q, k, v, lengths, (w.attn_q_bias, w.attn_k_bias, w.attn_v_bias))  # (B, T, H, E)
+    y = linear(w.attn_output, merge(seen))  # (B, T, D)
+    x = add_layer_norm(x, y, w.attn_output_bias, w.attn_output_norm, w.attn_output_norm_bias, eps=c.eps)
+    h = gelu(linear(w.ffn_up, x), w.ffn_up_bias, form=c.form)  # (B, T, F)
+    y = linear(w.ffn_down, h)  # (B, T, D)
+    return add_layer_norm(x, y, w.ffn_down_bias, w.layer_output_norm, w.layer_output_norm_bias, eps=c.eps)
+
+
+def encode(m: Bert, tokens: Array, lengths: Array, c: Config) -> Array:
+    """Run texts (B, T), the first lengths (B,) of whose tokens count, through the model -> (B, T, D)."""
+    xp = home_of(tokens).xp
+    places = xp.arange(tokens.shape[1], dtype=xp.int32)
+    x = embed(m.token_embd, tokens) + embed(m.position_embd, places)  # (B, T, D)
+    x = x + embed(m.token_types, xp.zeros_like(places[:1]))  # every text is of the first type
+    x = layer_norm(x, m.token_embd_norm, m.token_embd_norm_bias, eps=c.eps)
+    return each_block(c.layers, block, m.blk, x, lengths, c)
+
+
+HUGGING_FACE_KEYS = {
+    "block_count": "num_hidden_layers",
+    "embedding_length": "hidden_size",
+    "attention.head_count": "num_attention_heads",
+    "feed_forward_length": "intermediate_size",
+    "context_length": "max_position_embeddings",
+    "attention.layer_norm_epsilon": "layer_norm_eps",
+    "activation": "hidden_act",
+    "position_type": "position_embedding_type",
+}
+HUGGING_FACE_TENSORS = {
+    "token_embd": "embeddings.word_embeddings",
+    "position_embd": "embeddings.position_embeddings",
+    "token_types": "embeddings.token_type_embeddings",
+    "token_embd_norm": "embeddings.LayerNorm",
+    "attn_q": "encoder.layer.*.attention.self.query",
+    "attn_k": "encoder.layer.*.attention.self.key",
+    "attn_v": "encoder.layer.*.attention.self.value",
+    "attn_output": "encoder.layer.*.attention.output.dense",
+    "attn_output_norm": "encoder.layer.*.attention.output.LayerNorm",
+    "ffn_up": "encoder.layer.*.intermediate.dense",
+    "ffn_down": "encoder.layer.*.output.dense",
+    "layer_output_norm": "encoder.layer.*.output.LayerNorm",
+}
+HUGGING_FACE_SPARE = ("embeddings.position_ids", "pooler.", "cls.")  # beginnings of names that no embedding needs

@@ -1,0 +1,235 @@
+"""Texts to vectors: `model = soberano.load("minilm")`, then `model.embed(["one text", "another"])`.
+
+Texts of nearly one length go through the model together; which ones they are changes no vector.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from soberano.backends.choose import choose
+from soberano.backends.homes import home
+from soberano.backends.plan import Plan, using
+from soberano.core.errors import InputError
+from soberano.core.progress import Progress, silent
+from soberano.core.settings import settings
+from soberano.core.types import Array
+from soberano.models.architecture import architecture
+from soberano.models.batches import Batch, batches
+from soberano.models.layers import Metadata, ModelFile
+from soberano.models.sentence import Sentence
+from soberano.models.weights import find_weights, load_weights
+from soberano.ops.distance import unit
+from soberano.ops.pool import POOLINGS, Pooling, pool
+from soberano.text.tokenizer import Tokenizer
+
+compiled: Counter[tuple[Any, ...]] = Counter()
+"""How often each program was traced: tests assert that traffic adds nothing."""
+
+
+class Key(NamedTuple):
+    """What a program is compiled for, besides the shapes."""
+
+    architecture: str
+    config: Any
+    plan: Plan
+    pooling: Pooling
+
+
+class Vectors(NamedTuple):
+    """The vectors of some texts."""
+
+    places: list[int]  # of the texts in what was asked
+    rows: np.ndarray  # (n, dimensions) float32
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller may ask of an encoder. Raises InputError for a value that a parameter cannot have.
+
+    `batch` texts go through the model together. `dimensions` keeps that many numbers of each vector, for models that
+    were trained so. `normalize` makes every vector 1 long, `pooling` is mean, cls or last: None is what the model's
+    files say.
+    """
+
+    batch: int = 32
+    dimensions: int | None = None
+    normalize: bool | None = None
+    pooling: Pooling | None = None
+
+    def __post_init__(self) -> None:
+        if type(self.batch) is not int or self.batch < 1:
+            raise InputError(f"batch is {self.batch!r:.40}; give a number of texts, 1 or more")
+        if self.dimensions is not None and (type(self.dimensions) is not int or self.dimensions < 1):
+            raise InputError(f"dimensions is {self.dimensions!r:.40}; give a whole number, 1 or more")
+        if self.pooling is not None and (self.pooling == "none" or self.pooling not in POOLINGS):
+            raise InputError(
+                f"pooling is {self.pooling!r:.40}, which makes no vector of a text; give mean, cls or last"
+            )
+
+
+def _encode(key: Key, weights: Any, tokens: Array, lengths: Array) -> Array:
+    compiled[key.architecture, key.plan.backend, key.plan.role, key.pooling, tuple(tokens.shape)] += 1
+    with using(key.plan):
+        x = architecture(key.architecture).encode(weights, tokens, lengths, key.config)
+        return pool(x, lengths, how=key.pooling)
+
+
+class Encoder:
+    """An encoder that is loaded and ready. One thread at a time may use it."""
+
+    def __init__(
+        self,
+        file: ModelFile,
+        name: str,
+        kind: str,
+        tokenizer: Tokenizer,
+        sentence: Sentence,
+        *,
+        keys: dict[str, str],
+        backend: str | None,
+        context: int | None,
+        exact: bool,
+        progress: Progress,
+    ) -> None:
+        """`kind` is the architecture, `keys` what the file calls its keys: see soberano.models.layers.Metadata."""
+        self.module = architecture(kind, file.path)
+        self.config = self.module.Config.from_gguf(Metadata(file, kind, keys))
+        found = find_weights(file, self.module, self.config)
+        self.path, self.name, self.tokenizer, self.sentence = file.path, name, tokenizer, sentence
+        if tokenizer.size > self.config.vocabulary:
+            raise InputError(
+                f"{file.path}: the tokenizer has {tokenizer.size} tokens and the model knows {self.config.vocabulary}; "
+                f"they do not belong together"
+            )
+        self.context = _context(min(sentence.longest or self.config.context, self.config.context), context)
+        count = sum(int(np.prod(t.shape)) for t in file.tensors.values())
+        plan = choose(backend, weights=count, progress=progress)
+        self.plan = replace(plan, role="token" if exact else "prompt")
+        self.home = home(plan.home)
+        self.home.persist(settings().cache_dir() / "programs")
+        self.weights = load_weights(file, self.module, found, self.plan, self.home, progress)
+        self._key = Key(kind, self.config, self.plan, sentence.pooling)
+        self._encode = self.home.compile(_encode, static=(0,))
+
+    @property
+    def width(self) -> int:
+        """How many numbers a vector has."""
+        return self.config.width
+
+    def tokens(self, text: str, *, cut: bool = True) -> list[int]:
+        """What the model reads of a text: its special tokens, and as much of the text as fits, or all unless `cut`."""
+        return self.tokenizer.sequence(self.sentence.prompt + text, self.context if cut else None)
+
+    def embed(self, texts: str | Sequence[str], *, progress: Progress = silent, **options: Any) -> np.ndarray:
+        """Turn texts into vectors -> (N, width) float32; of one text (width,).
+
+        A text that is longer than the context is cut. Options are the fields of Options. Raises InputError.
+        """
+        given = [texts] if isinstance(texts, str) else list(texts)
+        wrong = next((text for text in given if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise InputError(f"a text is {wrong!r:.60}, and must be a string; decode it first")
+        asked = Options(**options)
+        encoding = self.start([self.tokens(text) for text in given], asked)
+        vectors = np.zeros((len(given), asked.dimensions or self.width), np.float32)
+        while not encoding.done:
+            for part in encoding.step():
+                vectors[part.places] = part.rows
+            progress("embed", encoding.texts_done, len(given), "texts")
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    def token_vectors(self, text: str) -> np.ndarray:
+        """The vectors of the tokens of one text, special ones included -> (T, width) float32, without pooling."""
+        tokens = self.tokens(text)
+        (batch,) = batches([tokens], 1, pads=self.pads)
+        return self.run(batch, "none")[0, : len(tokens)]
+
+    def start(self, texts: Sequence[Sequence[int]], options: Options | None = None) -> "Encoding":
+        """Begin to embed texts, each given as the tokens that the model reads. Raises InputError."""
+        return Encoding(self, texts, options or Options())
+
+    def run(self, batch: Batch, pooling: Pooling) -> np.ndarray:
+        """One batch through the model -> (B, width) float32; (B, T, width) for the pooling none."""
+        send = self.home.asarray
+        key = self._key._replace(pooling=pooling)
+        return self.home.to_numpy(self._encode(key, self.weights, send(batch.tokens), send(batch.lengths)))
+
+    @property
+    def pads(self) -> bool:
+        """Whether shapes cost a compilation, so that batches are padded to few of them."""
+        return self.home.name == "jax"
+
+    def close(self) -> None:
+        """Let go of the weights."""
+        self.weights = None
+
+    def __enter__(self) -> "Encoder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Encoding:
+    """Some texts on their way to vectors. Made by Encoder.start; `step` until `done`."""
+
+    def __init__(self, model: Encoder, texts: Sequence[Sequence[int]], options: Options) -> None:
+        pooling = options.pooling or model.sentence.pooling
+        if pooling == "none":
+            raise InputError(
+                f"{model.name} has the pooling none: it has no vector of a text; ask for mean, cls or last"
+            )
+        if options.dimensions is not None and options.dimensions > model.width:
+            raise InputError(
+                f"dimensions is {options.dimensions}, but the vectors of this model have {model.width}; ask for fewer"
+            )
+        size = model.config.vocabulary
+        for i, tokens in enumerate(texts):
+            bad = next((token for token in tokens if not 0 <= token < size), None)
+            if bad is not None:
+                raise InputError(f"text {i} holds token {bad}, but ids go from 0 to {size - 1}")
+            if not 0 < len(tokens) <= model.context:
+                raise InputError(f"text {i} has {len(tokens)} tokens; the model reads 1 to {model.context}")
+        self.prompt_tokens, self.completion_tokens = sum(map(len, texts)), 0
+        self.texts_done, self.finish_reason, self.timings = 0, "stop", dict[str, float]()
+        self.done = not texts
+        self._model, self._pooling, self._dimensions = model, pooling, options.dimensions
+        self._normalize = model.sentence.normalize if options.normalize is None else options.normalize
+        self._count = len(texts)
+        self._batches = batches(texts, options.batch, pads=model.pads)
+        self._started = time.perf_counter()
+
+    def step(self) -> list[Vectors]:
+        """Run one batch.
+
+        Whatever it raises, the encoding is done.
+        """
+        if self.done:
+            return []
+        try:
+            batch = next(self._batches)
+            vectors = self._model.run(batch, self._pooling)[: len(batch.texts), : self._dimensions]
+        except BaseException:
+            self.done = True
+            raise
+        self.texts_done += len(batch.texts)
+        self.done = self.texts_done == self._count
+        self.timings = {"embed_s": time.perf_counter() - self._started}
+        return [Vectors(batch.texts, unit(vectors) if self._normalize else vectors)]
+
+    def close(self) -> None:
+        """Nothing is held; what is closed is done."""
+        self.done = True
+
+
+def _context(most: int, wanted: int | None) -> int:
+    if wanted is None:
+        return most
+    if not 2 <= wanted <= most:
+        raise InputError(f"context is {wanted}, but the model reads 2 to {most} tokens of a text; ask for that")
+    return wanted

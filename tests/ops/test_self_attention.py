@@ -1,0 +1,103 @@
+"""Attention without a cache, against a loop over texts in float64; padding changes no bit of a kernel's answer."""
+
+import jax
+import numpy as np
+import pytest
+
+from soberano.backends import native
+from soberano.backends.base import Home
+from soberano.backends.homes import home as home_named
+from soberano.core.errors import ShapeError, Unsupported
+from soberano.ops.self_attention import self_attention
+from tests.tolerance import assert_close, assert_gradient
+
+needs_native = pytest.mark.skipif(not native.state()[0], reason=native.state()[1])
+LENGTHS = np.array([5, 1, 0, 19], np.int32)
+
+
+def arrays(rng: np.random.Generator, heads: int, kv_heads: int, width: int, tokens: int = 19) -> list[np.ndarray]:
+    shapes = [(len(LENGTHS), tokens, each, width) for each in (heads, kv_heads, kv_heads)]
+    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+def expected(q: np.ndarray, k: np.ndarray, v: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """One text and head at a time."""
+    q, k, v = (x.astype(np.float64) for x in (q, k, v))
+    out = np.zeros(q.shape)
+    for b, h in np.ndindex(len(q), q.shape[2]):
+        n, shared = lengths[b], h * k.shape[2] // q.shape[2]
+        if n:
+            scores = q[b, :n, h] @ k[b, :n, shared].T / np.sqrt(q.shape[3])
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            out[b, :n, h] = weights / weights.sum(-1, keepdims=True) @ v[b, :n, shared]
+    return out
+
+
+@pytest.mark.parametrize("impl", ["meaning", "auto"])
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(2, 2, 8), (4, 2, 32), (3, 1, 64)])
+def test_a_text_sees_itself_and_no_other(
+    impl: str, heads: int, kv_heads: int, width: int, home: Home, rng: np.random.Generator
+) -> None:
+    q, k, v = arrays(rng, heads, kv_heads, width)
+    args = [home.asarray(x) for x in (q, k, v, LENGTHS)]
+    found = home.to_numpy(self_attention(*args, impl=impl))
+    assert_close(found, expected(q, k, v, LENGTHS), summed=width, what="self_attention")
+    biases = [rng.normal(size=x.shape[2] * width).astype(np.float32) for x in (q, k, v)]
+    found = home.to_numpy(self_attention(*args, tuple(map(home.asarray, biases)), scale=0.1, impl=impl))
+    q, k, v = (x + bias.reshape(x.shape[2:]) for x, bias in zip((q, k, v), biases, strict=True))
+    wanted = expected(q * 0.1 * width**0.5, k, v, LENGTHS)
+    assert_close(found, wanted, summed=width, size=4, what="self_attention with biases")
+
+
+@needs_native
+def test_neither_padding_nor_company_changes_a_bit(rng: np.random.Generator) -> None:
+    home = home_named("jax")
+    q, k, v = arrays(rng, 4, 4, 32, tokens=48)
+    kernel = jax.jit(lambda *args: self_attention(*args, impl="kernel"))
+    together = home.to_numpy(kernel(*(home.asarray(x) for x in (q, k, v, LENGTHS))))
+    for b, n in enumerate(LENGTHS):
+        for width in (max(n, 1), 19, 48):
+            alone = kernel(*(home.asarray(x[b : b + 1, :width]) for x in (q, k, v)), home.asarray(LENGTHS[b : b + 1]))
+            np.testing.assert_array_equal(home.to_numpy(alone)[0, :n], together[b, :n])
+    assert_close(together, expected(q, k, v, LENGTHS), summed=32, what="self_attention")
+
+
+def test_what_lies_behind_the_end_is_not_looked_at(home: Home, rng: np.random.Generator) -> None:
+    q, k, v = arrays(rng, 2, 2, 16)
+    clean = home.to_numpy(self_attention(*(home.asarray(x) for x in (q, k, v, LENGTHS))))
+    for x in (q, k, v):
+        for b, n in enumerate(LENGTHS):
+            x[b, n:] = 1e10
+    np.testing.assert_array_equal(home.to_numpy(self_attention(*(home.asarray(x) for x in (q, k, v, LENGTHS)))), clean)
+
+
+@pytest.mark.parametrize("impl", ["meaning", pytest.param("kernel", marks=needs_native)])
+def test_gradient(impl: str, rng: np.random.Generator) -> None:
+    q, k, v = (x[:2, :3] for x in arrays(rng, 1, 1, 16))
+    lengths = np.array([3, 2], np.int32)
+
+    def loss(q: np.ndarray, impl: str = impl) -> float:
+        return (self_attention(q, home.asarray(k), home.asarray(v), home.asarray(lengths), impl=impl) ** 2).sum()
+
+    home = home_named("jax")
+    gradient = jax.grad(loss)(home.asarray(q))
+    oracle = lambda x: float((expected(x, k, v, lengths) ** 2).sum())  # noqa: E731
+    assert_gradient(gradient, oracle, q, summed=16, what="self_attention")
+
+
+def test_shapes_are_checked(home: Home, rng: np.random.Generator) -> None:
+    q, k, v = (home.asarray(x) for x in arrays(rng, 3, 2, 16))
+    lengths = home.asarray(LENGTHS)
+    with pytest.raises(ShapeError, match="q has 3 heads and k 2"):
+        self_attention(q, k, v, lengths)
+    with pytest.raises(ShapeError, match="pass \\(B, T, H, E\\)"):
+        self_attention(q[:, :4], k, v, lengths)
+    with pytest.raises(ShapeError, match="lengths is \\(2,\\)"):
+        self_attention(q[:, :, :2], k, v, lengths[:2])
+
+
+@needs_native
+def test_why_the_kernel_declines(rng: np.random.Generator) -> None:
+    home = home_named("jax")
+    with pytest.raises(Unsupported, match=r"heads of 16..512 by 16, not 8"):
+        self_attention(*(home.asarray(x) for x in (*arrays(rng, 2, 2, 8), LENGTHS)), impl="kernel")
