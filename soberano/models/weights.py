@@ -37,15 +37,15 @@ class _Loader:
         self.done += info.nbytes
         self.progress("load", self.done, sum(t.nbytes for t in self.file.tensors.values()), "bytes")
 
-    def plain(self, infos: list[TensorInfo]) -> Array:
-        """Vectors, or matrices that this plan wants as numbers -> float32 (S, ...)."""
+    def plain(self, infos: list[TensorInfo], *, lone: bool = False) -> Array:
+        """Vectors, or matrices that this plan wants as numbers -> float32 (S, ...); of a lone one, without S."""
         numpy_home = homes.home("numpy")
         out = aligned((len(infos), *infos[0].shape), np.float32)
         for at, info in enumerate(infos):
             out[at] = info.format.dequantize(numpy_home, self.file.raw(info.name)).reshape(info.shape)
             self.file.release(info.name)  # its pages need not stay in memory beside what it became
             self.tick(info)
-        return self.home.asarray(out)
+        return self.home.asarray(out[0] if lone else out)
 
     def packed(self, infos: list[TensorInfo], *, lone: bool = False) -> QTensor:
         """Matrices of one format -> a stacked QTensor, as blocks or as tiles; of a lone one, without a stack axis."""
@@ -84,7 +84,7 @@ class _Loader:
 
     def single(self, info: TensorInfo) -> Array | QTensor:
         """A tensor that belongs to no layer."""
-        return self.packed([info], lone=True) if self.keeps_packed(info) else self.plain([info])[0]
+        return (self.packed if self.keeps_packed(info) else self.plain)([info], lone=True)
 
     def keeps_packed(self, info: TensorInfo) -> bool:
         return len(info.shape) == 2 and not info.format.plain and self.plan.weights != "dense"
