@@ -9,7 +9,7 @@ import numpy as np
 
 from soberano.backends.choose import choose
 from soberano.backends.homes import home
-from soberano.backends.plan import Role
+from soberano.backends.plan import Role, using
 from soberano.core.errors import InputError, UnsupportedModel
 from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
@@ -66,7 +66,7 @@ class Model:
         self.weights = load_weights(file, self.module, found, self.plan, self.home, progress)
         self.pages = Pages(self._room.pages)
         self.epoch = 0  # counts the caches: what a generation wrote is gone when it changes
-        self._k, self._v = self._room.make(self.home)
+        self._k, self._v = self._new_cache()
 
     @property
     def cache_dtype(self) -> Any:
@@ -91,7 +91,7 @@ class Model:
 
     def _step(self, run: Callable[[Array, Array], tuple[Any, ...]]) -> tuple[Any, ...]:
         if self._k is None:
-            self._k, self._v = self._room.make(self.home)
+            self._k, self._v = self._new_cache()
         try:
             *results, self._k, self._v = run(self._k, self._v)
         except BaseException:
@@ -99,6 +99,10 @@ class Model:
             self.epoch += 1
             raise
         return tuple(results)
+
+    def _new_cache(self) -> tuple[Array, Array]:
+        with using(self.plan):
+            return self._room.make(self.home)
 
     def start(self, prompt: str | Sequence[int], options: Options | None = None) -> Generation:
         """Begin an answer to a text or to token ids.
