@@ -32,10 +32,13 @@ class _Loader:
     progress: Progress
     done: int = 0
 
+    def __post_init__(self) -> None:
+        self.total = sum(info.nbytes for info in self.file.tensors.values())
+
     def tick(self, info: TensorInfo) -> None:
         """Note that a tensor has been read."""
         self.done += info.nbytes
-        self.progress("load", self.done, sum(t.nbytes for t in self.file.tensors.values()), "bytes")
+        self.progress("load", self.done, self.total, "bytes")
 
     def plain(self, infos: list[TensorInfo], *, lone: bool = False) -> Array:
         """Vectors, or matrices that this plan wants as numbers -> float32 (S, ...); of a lone one, without S."""
