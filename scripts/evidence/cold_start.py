@@ -21,7 +21,7 @@ BUILD = "from soberano.backends import native; native.library(); print(native.st
 
 
 def seconds(command: list[str], cache: Path) -> float:
-    env = os.environ | {"SOBERANO_CACHE": str(cache)}
+    env = os.environ | {"SOBERANO_CACHE": str(cache), "PYTHONDONTWRITEBYTECODE": ""}  # as where it is installed
     started = time.perf_counter()
     done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=600)
     if done.returncode:

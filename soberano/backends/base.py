@@ -29,6 +29,10 @@ class Home:
         """Bring a NumPy array here; it may share memory, so nobody writes to it afterwards."""
         return self.xp.asarray(array)
 
+    def zeros(self, shapes: Sequence[tuple[int, ...]], dtype: Any) -> list[Array]:
+        """Arrays of zeros; where the home can, they take memory only as they are written to."""
+        return [self.xp.zeros(shape, dtype) for shape in shapes]
+
     def to_numpy(self, array: Array) -> np.ndarray:
         """Bring an array of this home to NumPy; waits until it is computed."""
         return np.asarray(array)

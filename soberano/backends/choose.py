@@ -41,6 +41,19 @@ def choose(backend: str | None = None, *, weights: int = 0, progress: Progress =
     return Plan(name, home(name).name, weights=_unpacked(weights), reasons=("asked for: a backend by entry point",))
 
 
+def tiles_expected(backend: str | None = None, progress: Progress = silent) -> bool:
+    """Whether `choose` will want tiles, as far as it can be known before JAX is imported. Builds the kernels if so."""
+    name = backend or settings().backend
+    accelerator = any(map(find_spec, ("cupy", "jax_plugins", "libtpu")))
+    if name != "cpu" and (name != "auto" or accelerator):
+        return False
+    try:
+        native.library(progress)
+    except Unsupported:
+        return False
+    return True
+
+
 def _auto(weights: int, progress: Progress) -> Plan:
     why = _no_cuda(auto=True)
     if why is None:

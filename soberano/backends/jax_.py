@@ -36,6 +36,14 @@ class JaxHome(Home):
         # jnp.asarray compiles a program for each shape, and copies; device_put takes an aligned array over as it is.
         return jax.device_put(array) if isinstance(array, np.ndarray) else jnp.asarray(array)
 
+    def zeros(self, shapes: Sequence[tuple[int, ...]], dtype: Any) -> list[Array]:
+        try:
+            native_plan()
+        except Unsupported:
+            return super().zeros(shapes, dtype)
+        results = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+        return list(jax.ffi.ffi_call(native.target("soberano_zeros_ffi"), results)())
+
     def synchronize(self, array: Array) -> None:
         jax.block_until_ready(array)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from soberano.bench.peers import command_of, instruction_set
 from soberano.core.errors import InputError, SoberanoError
 from soberano.core.progress import Progress, silent
+from soberano.core.settings import child_environment
 
 PROMPT = "Once upon a time"
 
@@ -37,11 +38,15 @@ def measure(commands: dict[str, list[list[str]]], *, repeat: int, progress: Prog
 def first_byte_s(command: list[str]) -> float:
     """Seconds from the start of a command to the first byte on its standard output.
 
-    Raises SoberanoError when it fails or prints nothing.
+    Python may keep the bytecode of what it imports, as where a package is installed: in a shell that forbids it every
+    start would compile our sources again. Raises SoberanoError when it fails or prints nothing.
     """
+    env = child_environment(PYTHONDONTWRITEBYTECODE="")
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         started = time.perf_counter()
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as process:
+        with subprocess.Popen(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
+        ) as process:
             assert process.stdout
             first = os.read(process.stdout.fileno(), 1)
             seconds = time.perf_counter() - started

@@ -1,6 +1,9 @@
 """Load the MODEL of a command line, with progress."""
 
 import argparse
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from soberano.cli._terminal import progress
@@ -15,5 +18,16 @@ def load_model(args: argparse.Namespace) -> "Model":
     from soberano.registry.store import resolve
 
     path = resolve(args.model)
-    with progress() as show:
+    with progress() as show, _nothing_to_collect():
         return load_decoder(path, backend=args.backend, context=args.context, cache=args.cache, progress=show)
+
+
+@contextmanager
+def _nothing_to_collect() -> Iterator[None]:
+    """Keep the garbage collector from walking through what is being imported and loaded: it stays until the end."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -108,13 +108,13 @@ class Room:
 
     def make(self, home: Home) -> tuple[Array, Array]:
         """Zero arrays of these shapes. Raises CapacityError when there is no memory left."""
-        keys, values = self.shapes
         try:
-            return home.xp.zeros(keys, self.dtype), home.xp.zeros(values, self.dtype)
+            keys, values = home.zeros(self.shapes, self.dtype)
         except (MemoryError, RuntimeError) as error:  # NumPy and CuPy raise the one, XLA a class of the other
             if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
                 raise self._refusal() from error
             raise
+        return keys, values
 
     def _refusal(self) -> CapacityError:
         many = f", {self.sequences} times" if self.sequences > 1 else ""

@@ -1,14 +1,13 @@
 """The whole API on a card: `model = soberano.load("smollm2")`, then `model.generate("Once upon a time")`."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from soberano.backends.choose import choose
+from soberano.backends.choose import choose, tiles_expected
 from soberano.backends.homes import home
-from soberano.backends.plan import Role
+from soberano.backends.plan import Role, using
 from soberano.core.errors import InputError, UnsupportedModel
 from soberano.core.progress import Progress
 from soberano.core.settings import settings
@@ -20,7 +19,7 @@ from soberano.models.generate import Generation
 from soberano.models.layers import Metadata
 from soberano.models.options import Options
 from soberano.models.step import Chunk, Draw, Programs
-from soberano.models.weights import find_weights, load_weights
+from soberano.models.weights import begin_tiles, find_weights, load_weights
 from soberano.text import tokenizer as tokenizers
 from soberano.text.chat import ChatTemplate, encode_chat
 
@@ -51,20 +50,24 @@ class Model:
         self.tokenizer = tokenizers.from_metadata(file.metadata)
         self.chat = _template(file, self.tokenizer)
         self.context = _context(self.config.context, context)
-        self.plan = choose(
-            backend, weights=sum(int(np.prod(t.shape)) for t in file.tensors.values()), progress=progress
-        )
-        self.home = home(self.plan.home)
-        self.home.persist(settings().cache_dir() / "programs")
-        self.programs, c = Programs(name, self.config, self.plan), self.config
-        dtype = self.programs.cache_dtype if cache is None else cache_dtype(cache, c.head)
-        self._room = Room(c.layers, c.kv_heads, c.head, dtype, self.context, sequences)
-        if self.plan.platform == "cpu":
-            self._room.check()  # before the weights: a refusal need not wait for them
-        self.weights = load_weights(file, self.module, found, self.plan, self.home, progress)
+        count = sum(math.prod(t.shape) for t in file.tensors.values())
+        begun = begin_tiles(file, self.module, found, progress) if tiles_expected(backend, progress) else None
+        try:
+            self.plan = choose(backend, weights=count, progress=progress)
+            self.home = home(self.plan.home)
+            self.home.persist(settings().cache_dir() / "programs")
+            self.programs, c = Programs(name, self.config, self.plan), self.config
+            dtype = self.programs.cache_dtype if cache is None else cache_dtype(cache, c.head)
+            self._room = Room(c.layers, c.kv_heads, c.head, dtype, self.context, sequences)
+            if self.plan.platform == "cpu":
+                self._room.check()  # before the weights: a refusal need not wait for them
+            self.weights = load_weights(file, self.module, found, self.plan, self.home, progress, begun)
+        finally:
+            if begun:
+                begun.packing.stop()
         self.pages = Pages(self._room.pages)
         self.epoch = 0  # counts the caches: what a generation wrote is gone when it changes
-        self._k, self._v = self._room.make(self.home)
+        self._k, self._v = self._new_cache()
 
     @property
     def cache_dtype(self) -> Any:
@@ -89,7 +92,7 @@ class Model:
 
     def _step(self, run: Callable[[Array, Array], tuple[Any, ...]]) -> tuple[Any, ...]:
         if self._k is None:
-            self._k, self._v = self._room.make(self.home)
+            self._k, self._v = self._new_cache()
         try:
             *results, self._k, self._v = run(self._k, self._v)
         except BaseException:
@@ -97,6 +100,10 @@ class Model:
             self.epoch += 1
             raise
         return tuple(results)
+
+    def _new_cache(self) -> tuple[Array, Array]:
+        with using(self.plan):
+            return self._room.make(self.home)
 
     def start(self, prompt: str | Sequence[int], options: Options | None = None) -> Generation:
         """Begin an answer to a text or to token ids.

@@ -1,21 +1,22 @@
 """From a mapped file to weights in a home: check every tensor, stack the layers, repack for the plan."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from soberano.backends import homes, native
+from soberano.backends import homes
 from soberano.backends.base import Home
-from soberano.backends.plan import Plan
+from soberano.backends.plan import Plan, Weights
+from soberano.backends.tree import map_arrays
 from soberano.core.errors import FileError, UnsupportedModel
 from soberano.core.progress import Progress
 from soberano.core.types import Array
 from soberano.formats.tensors import TensorFile, TensorInfo
+from soberano.models.packing import Packing
 from soberano.quant import tiles
-from soberano.quant.blocks import BlockFormat
-from soberano.quant.tensor import QTensor, Stack
+from soberano.quant.tensor import Form, QTensor, Stack
 
 # Tensors that a config reads, or that merely repeat what the metadata says.
 _NOT_WEIGHTS = {"rope_freqs.weight"}
@@ -24,55 +25,71 @@ PIECE = 8 * 2**20
 """Bytes of the file in memory at once, beside what they become."""
 
 
+class Found(NamedTuple):
+    """The tensors of a model in a file, by field; None where an optional one is absent."""
+
+    top: dict[str, TensorInfo | None]
+    layers: dict[str, list[TensorInfo] | None]
+
+
 @dataclass
 class _Loader:
     file: TensorFile
-    plan: Plan
-    home: Home
+    form: Weights
+    send: Callable[[np.ndarray], Array]
     progress: Progress
     tables: frozenset[str]  # tensors whose rows are looked up and nothing more
     done: int = 0
 
-    def tick(self, info: TensorInfo) -> None:
-        """Note that a tensor has been read."""
-        self.done += info.nbytes
-        self.progress("load", self.done, sum(t.nbytes for t in self.file.tensors.values()), "bytes")
+    def __post_init__(self) -> None:
+        self.total = sum(info.nbytes for info in self.file.tensors.values())
+        self.packing = Packing(self.tick)
 
-    def plain(self, infos: list[TensorInfo]) -> Array:
-        """Vectors, or matrices that this plan wants as numbers -> float32 (S, ...)."""
+    def tick(self, nbytes: int) -> None:
+        """Note that bytes of the file have become what they are to be."""
+        self.done += nbytes
+        self.progress("load", self.done, self.total, "bytes")
+
+    def all(self, module: Any, found: Found) -> Any:
+        """module.Weights of the tensors that were found. Tiles have no contents before `packing` is done."""
+        blk = module.Layer(**{field: infos and self.stack(infos) for field, infos in found.layers.items()})
+        return module.Weights(blk=blk, **{field: info and self.single(info) for field, info in found.top.items()})
+
+    def plain(self, infos: list[TensorInfo], *, lone: bool = False) -> Array:
+        """Vectors, or matrices that this plan wants as numbers -> float32 (S, ...); of a lone one, without S."""
         numpy_home = homes.home("numpy")
         out = aligned((len(infos), *infos[0].shape), np.float32)
         for at, info in enumerate(infos):
             out[at] = info.format.dequantize(numpy_home, self.file.raw(info.name)).reshape(info.shape)
             self.file.release(info.name)  # its pages need not stay in memory beside what it became
-            self.tick(info)
-        return self.home.asarray(out)
+            self.tick(info.nbytes)
+        return self.send(out[0] if lone else out)
 
     def packed(self, infos: list[TensorInfo], *, lone: bool = False) -> QTensor:
         """Matrices of one format -> a stacked QTensor, as blocks or as tiles; of a lone one, without a stack axis."""
         kind, shape = infos[0].format, infos[0].shape
-        blocks = self.plan.weights == "blocks" or infos[0].name in self.tables
-        if blocks:
-            data = aligned((len(infos), *self.file.raw(infos[0].name).shape), np.uint8)
-        else:
-            data = aligned(
-                (len(infos), -(-shape[0] // tiles.ROWS), tiles.layout_of(kind).panel_bytes(shape[1])), np.uint8
-            )
-        rows = max(1, PIECE // (kind.row_bytes(shape[1]) * tiles.ROWS)) * tiles.ROWS
+        form: Form = "blocks" if self.form == "blocks" or infos[0].name in self.tables else "tiles"
+        data = (self.blocks if form == "blocks" else self.tiles)(infos)
+        return QTensor(self.send(data[0] if lone else data), None, (shape[0], shape[1]), kind.name, form)
+
+    def blocks(self, infos: list[TensorInfo]) -> np.ndarray:
+        """Blocks as they are in the file (S, O, row bytes)."""
+        data = aligned((len(infos), *self.file.raw(infos[0].name).shape), np.uint8)
+        rows = max(1, PIECE // data.shape[-1])
         for at, info in enumerate(infos):
             for start, raw in self.file.pieces(info.name, rows):
-                if blocks:
-                    data[at, start : start + len(raw)] = raw
-                else:
-                    repack(kind, raw, data[at, start // tiles.ROWS :])
-            self.tick(info)
-        return QTensor(
-            self.home.asarray(data[0] if lone else data),
-            None,
-            (shape[0], shape[1]),
-            kind.name,
-            "blocks" if blocks else "tiles",
-        )
+                data[at, start : start + len(raw)] = raw
+            self.tick(info.nbytes)
+        return data
+
+    def tiles(self, infos: list[TensorInfo]) -> np.ndarray:
+        """Tiles (S, O / 16, panel bytes), which `packing` has yet to fill."""
+        kind, (outputs, inputs) = infos[0].format, infos[0].shape
+        panel = tiles.layout_of(kind).panel_bytes(inputs)
+        data = aligned((len(infos), -(-outputs // tiles.ROWS), panel), np.uint8)
+        for info, each in zip(infos, data, strict=True):
+            self.packing.add(kind, self.file.raw(info.name), each)
+        return data
 
     def stack(self, infos: list[TensorInfo]) -> Stack:
         """The tensors of one name over all layers: a member per packed format, and one for all that become numbers."""
@@ -82,26 +99,19 @@ class _Loader:
         tag = np.array([kinds.index(each) for each in of_layer], np.int32)
         slot = np.array([of_layer[:i].count(each) for i, each in enumerate(of_layer)], np.int32)
         members = tuple(self.packed(group) if self.keeps_packed(group[0]) else self.plain(group) for group in groups)
-        return Stack(members, self.home.asarray(tag), self.home.asarray(slot))
+        return Stack(members, self.send(tag), self.send(slot))
 
     def single(self, info: TensorInfo) -> Array | QTensor:
         """A tensor that belongs to no layer."""
-        return self.packed([info], lone=True) if self.keeps_packed(info) else self.plain([info])[0]
+        return (self.packed if self.keeps_packed(info) else self.plain)([info], lone=True)
 
     def keeps_packed(self, info: TensorInfo) -> bool:
         """Matrices stay packed; plain ones only where rows are whole tiles: everybody else takes float32."""
-        if len(info.shape) != 2 or self.plan.weights == "dense":
+        if len(info.shape) != 2 or self.form == "dense":
             return False
         if not info.format.plain:
             return True
-        return self.plan.weights == "tiles" and info.shape[1] % tiles.layout_of(info.format).columns == 0
-
-
-class Found(NamedTuple):
-    """The tensors of a model in a file, by field; None where an optional one is absent."""
-
-    top: dict[str, TensorInfo | None]
-    layers: dict[str, list[TensorInfo] | None]
+        return self.form == "tiles" and info.shape[1] % tiles.layout_of(info.format).columns == 0
 
 
 def find_weights(file: TensorFile, module: Any, config: Any) -> Found:
@@ -145,12 +155,35 @@ def find_weights(file: TensorFile, module: Any, config: Any) -> Found:
     return Found(top, layers)
 
 
-def load_weights(file: TensorFile, module: Any, found: Found, plan: Plan, home: Home, progress: Progress) -> Any:
-    """Build module.Weights from the tensors that were found in a file, for a plan."""
-    tables = frozenset(f"{field}.weight" for field in getattr(module, "TABLES", ()))
-    loader = _Loader(file, plan, home, progress, tables)
-    blk = module.Layer(**{field: infos and loader.stack(infos) for field, infos in found.layers.items()})
-    return module.Weights(blk=blk, **{field: info and loader.single(info) for field, info in found.top.items()})
+class Begun(NamedTuple):
+    """Weights that are being packed: module.Weights of NumPy arrays, whose tiles have contents after packing.wait()."""
+
+    weights: Any
+    packing: Packing
+
+
+def begin_tiles(file: TensorFile, module: Any, found: Found, progress: Progress) -> Begun:
+    """Begin to pack the tensors that were found in a file as tiles, before there is a home for them."""
+    loader = _Loader(file, "tiles", lambda array: array, progress, _tables(module))
+    begun = Begun(loader.all(module, found), loader.packing)
+    begun.packing.start()
+    return begun
+
+
+def load_weights(
+    file: TensorFile, module: Any, found: Found, plan: Plan, home: Home, progress: Progress, begun: Begun | None = None
+) -> Any:
+    """Build module.Weights from the tensors that were found in a file, for a plan; from what was begun, if it fits."""
+    if plan.weights != "tiles":
+        return _Loader(file, plan.weights, home.asarray, progress, _tables(module)).all(module, found)
+    weights, packing = begun or begin_tiles(file, module, found, progress)
+    packing.wait()
+    return map_arrays(home.asarray, weights)
+
+
+def _tables(module: Any) -> frozenset[str]:
+    """The tensors of an architecture whose rows are looked up and nothing more."""
+    return frozenset(f"{field}.weight" for field in getattr(module, "TABLES", ()))
 
 
 def _refuse_unknown(file: TensorFile, module: Any, unknown: Iterable[str]) -> None:
@@ -162,12 +195,6 @@ def _refuse_unknown(file: TensorFile, module: Any, unknown: Iterable[str]) -> No
             f"{file.path}: the tensor {left[0]}{more} means nothing to the architecture {name!r} as this version knows "
             f"it; the model would answer wrongly, so it is refused"
         )
-
-
-def repack(kind: type[BlockFormat], raw: np.ndarray, out: np.ndarray) -> None:
-    """Write raw blocks (O, row bytes) as tiles into out (O / 16, panel bytes), natively. The meaning is tiles.pack."""
-    outputs, inputs = raw.shape[0], kind.row_weights(raw.shape[1])
-    native.call("soberano_pack_tiles", np.ascontiguousarray(raw), out, outputs, inputs, kind.ggml)
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -112,7 +112,7 @@ def pack(kind: type[BlockFormat], raw: np.ndarray) -> np.ndarray:
     """Repack raw blocks (O, row bytes) into tiles (ceil(O / 16), panel bytes) uint8; missing rows of the last panel are
     zero.
 
-    This is the meaning; soberano.quant.repack does the same with the native kernel, hundreds of times faster.
+    This is the meaning; soberano.models.packing does the same natively, hundreds of times faster.
     """
     layout, inputs = layout_of(kind), kind.row_weights(raw.shape[-1])
     outputs = raw.shape[0]

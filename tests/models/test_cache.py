@@ -50,6 +50,18 @@ def test_a_room_knows_its_bytes(home: Home) -> None:
         assert other.nbytes == keys.nbytes + values.nbytes == room.nbytes * numbers / 2
 
 
+@pytest.mark.parametrize("size", [0, 1, 4095, 4097, 3 * 2**20 + 5])
+def test_a_new_cache_is_zero_wherever_its_memory_was_before(home: Home, size: int) -> None:
+    for _ in range(3):
+        used = [home.asarray(np.full(size + 64, 7, np.uint8)) + home.xp.uint8(1) for _ in range(2)]
+        for each in used:
+            home.synchronize(each)
+        del used, each
+        for each in home.zeros([(size,), (3, size)], np.uint8):
+            assert not home.to_numpy(each).any()
+            assert home.to_numpy(each + home.xp.uint8(1)).all()
+
+
 def test_a_cache_that_cannot_be_is_refused() -> None:
     with pytest.raises(InputError, match="cache is 'q4'; pass f16, bf16, q8_0, or nothing"):
         cache_dtype("q4", 64)
@@ -74,4 +86,4 @@ def test_a_failed_allocation_says_the_numbers(error: Exception, raised: type[Exc
         raise error
 
     with pytest.raises(raised, match=says):
-        Room(1, 2, 16, np.float32, 64, 1).make(SimpleNamespace(xp=SimpleNamespace(zeros=zeros)))  # type: ignore[arg-type]
+        Room(1, 2, 16, np.float32, 64, 1).make(SimpleNamespace(zeros=zeros))  # type: ignore[arg-type]
