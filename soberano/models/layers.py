@@ -2,7 +2,7 @@
 
 import reprlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
@@ -17,13 +17,18 @@ from soberano.quant.tensor import Stack
 
 @dataclass(frozen=True)
 class Metadata:
-    """A file's metadata as its architecture reads it: meta.whole("block_count") is <architecture>.block_count."""
+    """A file's metadata as its architecture reads it: meta.whole("block_count") is <architecture>.block_count.
+
+    What is asked for counts as understood, in the file or not: see soberano.models.keys.
+    """
 
     file: GGUF
     architecture: str
+    read: set[str] = field(default_factory=set)
 
-    def _value(self, key: str, default: float | None) -> tuple[str, Any]:
+    def _value(self, key: str, default: float | str | None) -> tuple[str, Any]:
         name = f"{self.architecture}.{key}"
+        self.read.add(key)
         value = self.file.metadata.get(name, default)
         if value is None:
             raise FileError(
@@ -59,6 +64,15 @@ class Metadata:
             self.fail(key, value, "a number above 0")
         return float(value)
 
+    def word(self, key: str, known: tuple[str, ...], default: str) -> str:
+        """One of the words that are known here. Raises UnsupportedModel for any other value."""
+        name, value = self._value(key, default)
+        if value not in known:
+            raise UnsupportedModel(
+                f"{self.file.path}: {name} is {reprlib.repr(value)}; known are {' and '.join(known)}"
+            )
+        return value
+
     @property
     def layers(self) -> int:
         """How many layers there are. A file that claims more of them than it has tensors is refused, not counted."""
@@ -77,15 +91,13 @@ class Metadata:
 
 
 def rope_scale(meta: Metadata) -> float:
-    """The factor on positions that the file asks for. Raises UnsupportedModel for a scaling that is not linear."""
-    kind = meta.file.metadata.get(f"{meta.architecture}.rope.scaling.type", "none")
-    if kind == "none":
-        return 1.0
-    if kind == "linear":
-        return 1.0 / meta.number("rope.scaling.factor")
-    raise UnsupportedModel(
-        f"{meta.file.path}: {meta.architecture}.rope.scaling.type is {reprlib.repr(kind)}; known are none and linear"
-    )
+    """The factor on positions that the file asks for. Raises UnsupportedModel for a scaling that is not linear.
+
+    As in llama.cpp, a factor without a type is linear, and old files call it rope.scale_linear.
+    """
+    kind = meta.word("rope.scaling.type", ("none", "linear"), "linear")
+    factor = meta.number("rope.scaling.factor", meta.number("rope.scale_linear", 1.0))
+    return 1.0 / factor if kind == "linear" else 1.0
 
 
 def rope_width(meta: Metadata, head: int) -> int:

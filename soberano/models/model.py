@@ -18,6 +18,7 @@ from soberano.formats import gguf
 from soberano.models.architecture import architecture
 from soberano.models.cache import Pages, Room, cache_dtype
 from soberano.models.generate import Generation
+from soberano.models.keys import refuse_unread
 from soberano.models.layers import Metadata
 from soberano.models.options import Options
 from soberano.models.step import Chunk, Draw, Programs
@@ -46,7 +47,9 @@ class Model:
         _refuse_parts(file)
         name = file.field("general.architecture", str)
         self.module = architecture(name, path)
-        self.config = self.module.Config.from_gguf(Metadata(file, name))
+        meta = Metadata(file, name)
+        self.config = self.module.Config.from_gguf(meta)
+        refuse_unread(meta)
         found = find_weights(file, self.module, self.config)
         self.metadata: Mapping[str, Any] = file.metadata
         self.path, self.name = path, str(file.metadata.get("general.name") or path.stem)
