@@ -10,7 +10,6 @@ import signal
 import socket
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from soberano.core.printable import printable
 from soberano.core.progress import Progress, silent
 from soberano.models.model import Model, load
 from soberano.models.options import Options
+from soberano.server.desk import Desk
 from soberano.server.door import Door
 from soberano.server.engine import Engine
 from soberano.server.errors import REQUEST_ID, RequestError, Stopping, response_to
@@ -57,8 +57,7 @@ def make_app(
     """
     rooms = [name_request, deliver, shape_errors, check_host, check_key]
     app = web.Application(middlewares=rooms, client_max_size=MAX_BODY)
-    text = ThreadPoolExecutor(1, "soberano-text")
-    app[STATE] = State(engine, Metrics(engine), text, heartbeat_s, patience_s)
+    app[STATE] = State(engine, Metrics(engine), Desk(), heartbeat_s, patience_s)
     app[DOOR] = Door()
     app[ONLY_LOOPBACK] = only_loopback
     if api_key is not None:
@@ -73,7 +72,7 @@ def make_app(
         await asyncio.to_thread(engine.stop, grace_s)
 
     async def close(_: web.Application) -> None:
-        text.shutdown(wait=False, cancel_futures=True)
+        app[STATE].desk.close()
 
     app.on_response_prepare.append(name_response)
     app.on_shutdown.append(drain)  # no new connections from here on; streams may still be read
