@@ -10,7 +10,7 @@ import numpy as np
 from soberano.backends.choose import choose
 from soberano.backends.homes import home
 from soberano.backends.plan import Role
-from soberano.core.errors import InputError, UnsupportedModel
+from soberano.core.errors import FileError, InputError, UnsupportedModel
 from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
 from soberano.core.types import Array
@@ -54,6 +54,7 @@ class Model:
         self.metadata: Mapping[str, Any] = file.metadata
         self.path, self.name = path, str(file.metadata.get("general.name") or path.stem)
         self.tokenizer = tokenizers.from_metadata(file.metadata)
+        _refuse_more_tokens(path, self.tokenizer.size, self.config.vocabulary)
         self.chat = _template(file, self.tokenizer)
         self.context = _context(self.config.context, context)
         self.plan = choose(
@@ -61,7 +62,7 @@ class Model:
         )
         self.home = home(self.plan.home)
         self.home.persist(settings().cache_dir() / "programs")
-        self.programs, c = Programs(name, self.config, self.plan), self.config
+        self.programs, c = Programs(name, self.config, self.plan, self.tokenizer.size), self.config
         dtype = self.programs.cache_dtype if cache is None else cache_dtype(cache, c.head)
         self._room = Room(c.layers, c.kv_heads, c.head, dtype, self.context, sequences)
         if self.plan.platform == "cpu":
@@ -172,6 +173,15 @@ def _refuse_parts(file: gguf.GGUF) -> None:
         raise UnsupportedModel(
             f"{file.path} is one part of a split model (split.count is {parts!r:.20}), and parts cannot be loaded yet; "
             f"join them with llama.cpp's `llama-gguf-split --merge`"
+        )
+
+
+def _refuse_more_tokens(path: Path, tokens: int, embedded: int) -> None:
+    """Fewer are fine, as embeddings are often padded: the programs leave out the logits of what is no token."""
+    if tokens > embedded:
+        raise FileError(
+            f"{path}: the tokenizer has {tokens} tokens (tokenizer.ggml.tokens), but the embedding (token_embd.weight) "
+            f"has only {embedded}; the two are not of one model: get the file again or convert it again"
         )
 
 

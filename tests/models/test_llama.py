@@ -332,6 +332,27 @@ def test_others_hear_that_the_cache_was_lost(model: Model, monkeypatch: pytest.M
     assert text(model, PROMPT[1:], max_tokens=8, temperature=0) == expected
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_of_the_embedding_that_are_no_tokens_are_never_drawn(backend: str, tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "m.gguf", vocab=2048, tokens=384)
+    with soberano.load(tmp_path / "m.gguf", backend=backend) as model:
+        assert (model.config.vocabulary, model.tokenizer.size) == (2048, 384)
+        hot = {"temperature": 100.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}  # four of five would be no token
+        for more in ({}, {"presence_penalty": 0.5}, {"logit_bias": ((383, 1.0),)}, {"logprobs": 20}):
+            assert max(text(model, PROMPT, seed=1, **hot, **more)) < 384  # type: ignore[arg-type]
+        scored = list(model.start(PROMPT, Options(max_tokens=20, temperature=0, ignore_eos=True, logprobs=20)))
+        assert max(token for piece in scored for each in piece.logprobs for token, _, _ in each.top) < 384
+        for wrong in ({"prompt": [384]}, {"prompt": [3], "options": Options(logit_bias=((384, 1.0),))}):
+            with pytest.raises(InputError, match="token 384, but ids go from 0 to 383"):
+                model.start(**wrong)  # type: ignore[arg-type]
+
+
+def test_more_tokens_than_the_embedding_has_are_refused(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "m.gguf", vocab=384, tokens=385)
+    with pytest.raises(FileError, match=r"the tokenizer has 385 tokens .*, but the embedding .* has only 384"):
+        soberano.load(tmp_path / "m.gguf", backend="numpy")
+
+
 def test_a_start_that_fails_takes_no_pages(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     free = model.pages.free
     with monkeypatch.context() as patch:
