@@ -22,7 +22,7 @@ from soberano.models.keys import refuse_unread
 from soberano.models.layers import Metadata
 from soberano.models.options import Options
 from soberano.models.step import Chunk, Draw, Programs
-from soberano.models.weights import find_weights, load_weights
+from soberano.models.weights import find_weights, load_weights, weight_bytes
 from soberano.registry.store import resolve
 from soberano.text import tokenizer as tokenizers
 from soberano.text.chat import ChatTemplate, encode_chat
@@ -66,7 +66,7 @@ class Model:
         dtype = self.programs.cache_dtype if cache is None else cache_dtype(cache, c.head)
         self._room = Room(c.layers, c.kv_heads, c.head, dtype, self.context, sequences)
         if self.plan.platform == "cpu":
-            self._room.check()  # before the weights: a refusal need not wait for them
+            self._room.check(weight_bytes(found, self.plan))  # before the weights: a refusal need not wait for them
         self.weights = load_weights(file, self.module, found, self.plan, self.home, progress)
         self.pages = Pages(self._room.pages)
         self.epoch = 0  # counts the caches: what a generation wrote is gone when it changes

@@ -1,5 +1,6 @@
 """From a mapped file to weights in a home: check every tensor, stack the layers, repack for the plan."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -74,20 +75,24 @@ class _Loader:
 
     def stack(self, infos: list[TensorInfo]) -> Stack:
         """The tensors of one name over all layers: a member per packed format, and one for all that become numbers."""
-        of_layer = [info.format if self.keeps_packed(info) else None for info in infos]
+        of_layer = [info.format if keeps_packed(info, self.plan) else None for info in infos]
         kinds = list(dict.fromkeys(of_layer))
         groups = [[info for info, each in zip(infos, of_layer, strict=True) if each is kind] for kind in kinds]
         tag = np.array([kinds.index(each) for each in of_layer], np.int32)
         slot = np.array([of_layer[:i].count(each) for i, each in enumerate(of_layer)], np.int32)
-        members = tuple(self.packed(group) if self.keeps_packed(group[0]) else self.plain(group) for group in groups)
+        members = tuple(
+            self.plain(group) if kind is None else self.packed(group) for kind, group in zip(kinds, groups, strict=True)
+        )
         return Stack(members, self.home.asarray(tag), self.home.asarray(slot))
 
     def single(self, info: TensorInfo) -> Array | QTensor:
         """A tensor that belongs to no layer."""
-        return self.packed([info], lone=True) if self.keeps_packed(info) else self.plain([info])[0]
+        return self.packed([info], lone=True) if keeps_packed(info, self.plan) else self.plain([info])[0]
 
-    def keeps_packed(self, info: TensorInfo) -> bool:
-        return len(info.shape) == 2 and not info.format.plain and self.plan.weights != "dense"
+
+def keeps_packed(info: TensorInfo, plan: Plan) -> bool:
+    """Whether a tensor stays in blocks or tiles under a plan; else it becomes float32."""
+    return len(info.shape) == 2 and not info.format.plain and plan.weights != "dense"
 
 
 class Found(NamedTuple):
@@ -143,6 +148,21 @@ def load_weights(file: GGUF, module: Any, found: Found, plan: Plan, home: Home, 
     loader = _Loader(file, plan, home, progress)
     blk = module.Layer(**{field: infos and loader.stack(infos) for field, infos in found.layers.items()})
     return module.Weights(blk=blk, **{field: info and loader.single(info) for field, info in found.top.items()})
+
+
+def weight_bytes(found: Found, plan: Plan) -> int:
+    """The bytes of all weights as `load_weights` makes them for a plan: known before any is made."""
+    layers = [info for infos in found.layers.values() for info in infos or ()]
+    return sum(_bytes(info, plan) for info in (*found.top.values(), *layers) if info is not None)
+
+
+def _bytes(info: TensorInfo, plan: Plan) -> int:
+    if not keeps_packed(info, plan):
+        return 4 * math.prod(info.shape)
+    if plan.weights == "blocks":
+        return info.nbytes
+    rows, columns = info.shape
+    return -(-rows // tiles.ROWS) * tiles.layout_of(info.format).panel_bytes(columns)
 
 
 def _refuse_unknown(file: GGUF, unknown: Iterable[str]) -> None:

@@ -8,9 +8,11 @@ import pytest
 
 import soberano
 from soberano.backends import native
+from soberano.backends.tree import map_arrays
 from soberano.bench.score import distance, logits
 from soberano.core.errors import CapacityError, ContextError, FileError, InputError, UnsupportedModel
 from soberano.formats import gguf
+from soberano.models.cache import Room
 from soberano.models.model import Model
 from soberano.models.options import Options
 from soberano.models.step import compiled
@@ -373,6 +375,41 @@ def test_a_cache_that_memory_cannot_hold(tiny: Path, tmp_path: Path, monkeypatch
         soberano.load(tmp_path / "m.gguf", backend="numpy", context=2**31 - 1)
     with pytest.raises(CapacityError, match="context of 256 tokens, 100000000 times takes"):
         soberano.load(tiny, backend="xla", sequences=10**8)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("form", ["dense", "blocks"])
+def test_the_bytes_of_weights_are_known_beforehand(
+    backend: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {"token_embd.weight": "Q6_K", "blk.0.attn_v.weight": "F16", "blk.1.ffn_down.weight": "Q8_0"}
+    write_tiny_llama(
+        tmp_path / "m.gguf", types=lambda n: "F32" if "norm" in n else kinds.get(n, "Q4_K"), width=256, vocab=500
+    )
+    monkeypatch.setattr("soberano.backends.choose._unpacked", lambda weights: form)
+    told: list[int] = []
+    monkeypatch.setattr(Room, "check", lambda room, weights: told.append(weights))
+    with soberano.load(tmp_path / "m.gguf", backend=backend) as model:
+        made: list[int] = []
+        map_arrays(lambda array: made.append(array.nbytes), model.weights)
+    bookkeeping = 9 * 2 * 2 * 4  # a tag and a slot, for each layer of each field
+    assert sum(made) - bookkeeping == told[0]
+
+
+def test_weights_and_cache_that_memory_cannot_hold_together(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    check = Room.check
+    monkeypatch.setattr(
+        Room, "check", lambda room, weights: told.append((weights, room.nbytes)) or check(room, weights)
+    )
+    soberano.load(tiny, backend="numpy").close()
+    weights, cache = told[0]
+    monkeypatch.setattr("soberano.models.cache.free_memory", lambda: weights + cache)
+    soberano.load(tiny, backend="numpy").close()
+    monkeypatch.setattr("soberano.models.cache.free_memory", lambda: weights + cache - 1)
+    monkeypatch.setattr("soberano.models.model.load_weights", lambda *_: 1 / 0)  # not reached
+    with pytest.raises(CapacityError, match=r"the weights take .* and a cache .* takes .*, and .* of memory are free"):
+        soberano.load(tiny, backend="numpy")
 
 
 def test_a_prompt_too_long_hears_of_a_larger_context(tmp_path: Path) -> None:
