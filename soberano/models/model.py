@@ -80,8 +80,8 @@ class Model:
     def forward(self, chunk: Chunk, role: Role, *, every: bool = False) -> Array:
         """Run one chunk -> logits (B, V) of token `last` of each row, or (B, T, V) with `every`. Grows the cache.
 
-        Whatever it raises, the cache is lost, since it was given to the step that failed: `epoch` counts on, and the
-        next step has an empty one.
+        A step that raises has left the cache as it was, but for the places of its own tokens; unless it had consumed
+        it already: then the cache is lost, `epoch` counts on, and the next step has an empty one.
         """
         (logits,) = self._step(lambda k, v: self.programs.forward(self.weights, k, v, chunk, role, every))
         return logits
@@ -89,7 +89,8 @@ class Model:
     def decode(self, token: Array, position: Array, table: Array, draw: Draw, *, sampled: bool) -> tuple[Any, ...]:
         """Run the last token (B,) of each row and draw the next one, at `position` (B,). Grows the cache.
 
-        Returns (logits (B, V), token, position + 1, penalties). What it raises costs the cache, as in `forward`.
+        Returns (logits (B, V), token, position + 1, penalties). A step that raises does to the cache what it does in
+        `forward`.
         """
         return self._step(lambda k, v: self.programs.decode(self.weights, k, v, token, position, table, draw, sampled))
 
@@ -99,8 +100,9 @@ class Model:
         try:
             *results, self._k, self._v = run(self._k, self._v)
         except BaseException:
-            self._k = self._v = None
-            self.epoch += 1
+            if not (self.home.intact(self._k) and self.home.intact(self._v)):
+                self._k = self._v = None
+                self.epoch += 1
             raise
         return tuple(results)
 

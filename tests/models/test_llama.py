@@ -1,7 +1,8 @@
 """The conformance list of a decoder, on a tiny random model: every backend, every path, one answer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from soberano.bench.score import distance, logits
 from soberano.core.errors import CapacityError, ContextError, FileError, InputError, UnsupportedModel
 from soberano.formats import gguf
 from soberano.models.cache import Room
+from soberano.models.generate import Generation
 from soberano.models.model import Model
 from soberano.models.options import Options
 from soberano.models.step import compiled
@@ -315,20 +317,43 @@ def test_a_step_that_fails_leaves_a_model_that_works(model: Model, monkeypatch: 
     assert text(model, PROMPT, temperature=0) == expected
 
 
-def test_others_hear_that_the_cache_was_lost(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    options, free = Options(max_tokens=8, temperature=0, ignore_eos=True), model.pages.free
-    expected = text(model, PROMPT[1:], max_tokens=8, temperature=0)
+def break_a_step_beside_another(
+    model: Model, monkeypatch: pytest.MonkeyPatch, fail: Callable[..., object]
+) -> tuple[list[int], Generation]:
+    """The first tokens of a generation, and itself, after a step of another one has failed as `fail` does."""
+    options = Options(max_tokens=8, temperature=0, ignore_eos=True)
     first, second = model.start(PROMPT, options), model.start(PROMPT[1:], options)
-    before = [t for _ in range(5) for piece in second.step() for t in piece.tokens]
+    seen = [t for _ in range(5) for piece in second.step() for t in piece.tokens]
     with monkeypatch.context() as patch:
-        patch.setattr(model.programs, "_forward", lambda *_: 1 / 0)
+        patch.setattr(model.programs, "_forward", fail)
         with pytest.raises(ZeroDivisionError):
             first.step()
-    assert before == expected[: len(before)] and first.done and not second.done
+    assert first.done and not second.done
+    first.close()
+    return seen, second
+
+
+def test_a_step_that_fails_ends_no_other_answer(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, free = text(model, PROMPT[1:], max_tokens=8, temperature=0), model.pages.free
+    seen, second = break_a_step_beside_another(model, monkeypatch, lambda *_: 1 / 0)
+    seen += [t for piece in second for t in piece.tokens]
+    assert seen == expected and model.pages.free == free
+
+
+def test_others_hear_that_the_cache_was_lost(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    if model.plan.home != "jax":
+        pytest.skip("only programs that are compiled consume a cache")
+
+    def consume(key: object, weights: object, k: Any, v: Any, chunk: object) -> None:
+        k.delete()
+        raise ZeroDivisionError
+
+    expected, free = text(model, PROMPT[1:], max_tokens=8, temperature=0), model.pages.free
+    seen, second = break_a_step_beside_another(model, monkeypatch, consume)
+    assert seen == expected[: len(seen)]
     with pytest.raises(CapacityError, match="the cache was lost when another request's step failed; start again"):
         second.step()
     assert second.done and second.step() == []
-    first.close()
     second.close()
     assert model.pages.free == free
     assert text(model, PROMPT[1:], max_tokens=8, temperature=0) == expected
