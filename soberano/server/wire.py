@@ -63,7 +63,10 @@ class Server(web.Server):
 
     def __call__(self) -> web.RequestHandler:
         """The protocol of a new connection."""
-        more: dict[str, Any] = {"keepalive_timeout": KEEPALIVE_S, "access_log": None}  # None: no log, but typed otherwise
+        more: dict[str, Any] = {
+            "keepalive_timeout": KEEPALIVE_S,
+            "access_log": None,
+        }  # None: no log, but typed otherwise
         return Protocol(self, loop=asyncio.get_running_loop(), **more)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
