@@ -47,12 +47,15 @@ def write_tiny_llama(
     context: int = 256,
     seed: int = 0,
     tied: bool = True,
+    tokens: int | None = None,
+    more: Mapping[str, object] | None = None,
 ) -> None:
     """Write a llama with random weights whose activations stay near 1 and whose logits spread over a few units.
 
     `types` names the format of each role (missing roles as in TYPES), or is a function from tensor name to format name.
     Rows are `width` and `ffn` long: k-quants need both to be multiples of 256. `vocab` is at least 259: 3 control and
-    256 byte tokens, then merges, then unused ones. Not tied: a tensor output.weight of its own.
+    256 byte tokens, then merges, then unused ones. Not tied: a tensor output.weight of its own. The tokenizer has
+    `tokens` tokens, as many as the embedding unless it is padded or damaged. `more` is metadata that comes last.
     """
     ffn = 2 * width if ffn is None else ffn
     keys = width // heads * kv_heads
@@ -96,7 +99,7 @@ def write_tiny_llama(
         "llama.rope.dimension_count": width // heads,
         "llama.vocab_size": vocab,
     }
-    write(path, head | tokenizer_metadata(vocab), tensors)
+    write(path, head | tokenizer_metadata(vocab if tokens is None else tokens) | dict(more or {}), tensors)
 
 
 def _role(name: str) -> str:

@@ -40,6 +40,10 @@ class Home:
     def synchronize(self, array: Array) -> None:
         """Wait until an array is computed."""
 
+    def intact(self, array: Array) -> bool:
+        """Whether an array can still be used: no program has consumed it, and what computes it has not failed."""
+        return True
+
     def concrete(self, array: Array) -> bool:
         """Whether the numbers can be looked at now; not so while a function is being compiled."""
         return True

@@ -1,13 +1,12 @@
 """Choose how a model runs: the plan for a backend's name, and with `auto` the best backend of this machine."""
 
-import os
 from importlib.util import find_spec
-from pathlib import Path
 
 from soberano.backends import native
 from soberano.backends.homes import home
 from soberano.backends.plan import Plan, Weights
 from soberano.core.errors import InputError, Unsupported
+from soberano.core.memory import free_memory
 from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
 
@@ -82,20 +81,6 @@ def _cpu(weights: int, progress: Progress, reasons: tuple[str, ...]) -> Plan:
 def _unpacked(weights: int) -> Weights:
     """What serves where no kernel reads packed weights: float32 if half of the free memory holds it, else blocks."""
     return "dense" if 4 * weights <= free_memory() // 2 else "blocks"
-
-
-def free_memory() -> int:
-    """Bytes of memory that this process can still take, as far as the system says; a large number where it does not."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, ValueError, OSError):
-        return 1 << 62
 
 
 def _no_cuda(auto: bool = False) -> str | None:

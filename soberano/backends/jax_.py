@@ -47,6 +47,13 @@ class JaxHome(Home):
     def synchronize(self, array: Array) -> None:
         jax.block_until_ready(array)
 
+    def intact(self, array: Array) -> bool:
+        try:
+            jax.block_until_ready(array)
+        except Exception:  # a deleted array raises RuntimeError; a failed computation what it failed with
+            return False
+        return not array.is_deleted()
+
     def concrete(self, array: Array) -> bool:
         return not isinstance(array, jax.core.Tracer)
 

@@ -126,8 +126,8 @@ def _python() -> list[Finding]:
 
 
 def _machine() -> list[Finding]:
-    from soberano.backends.choose import free_memory
     from soberano.backends.native import threads
+    from soberano.core.memory import free_memory
 
     value = (
         f"{platform.system()} {platform.release()} {platform.machine()}, {threads()} of {os.cpu_count()} cores used, "

@@ -1,7 +1,7 @@
 """Walk through bytes that nobody vouches for: numbers, strings, arrays and counts of a GGUF file.
 
-Every count and size is a Python int and is compared with the bytes that are left before anything is allocated or read,
-so a lie costs nothing.
+Every count and size is a Python int and is compared with the bytes that are left, and with what a head may have, before
+anything is allocated or read, so a lie costs nothing.
 """
 
 import struct
@@ -14,6 +14,8 @@ from soberano.formats.gguf_layout import (
     MAGIC,
     MAX_DEPTH,
     MAX_ELEMENTS,
+    MAX_HEAD,
+    MAX_NESTED,
     MAX_STRING,
     VERSIONS,
 )
@@ -31,7 +33,7 @@ class Cursor:
     def __init__(self, name: str, data: Any, size: int) -> None:
         self.name, self.data, self.size = name, data, size
         self.pos = 0
-        self.elements = 0  # of all arrays so far
+        self.elements = self.nested = 0  # of all arrays so far, and how many of them are arrays
 
     def fail(self, what: str) -> NoReturn:
         raise FileError(f"{self.name} is damaged: {what}; get the file again")
@@ -44,6 +46,8 @@ class Cursor:
                 f"{self.name} is truncated or damaged: {what} at byte {start} takes {count} bytes and only {left} are "
                 f"left, {count - left} are missing; get the file again"
             )
+        if start + count > MAX_HEAD:
+            self.fail(f"{what} lies beyond byte {MAX_HEAD}, and nothing but weights may")
         self.pos = start + count
         return start
 
@@ -98,13 +102,13 @@ class Cursor:
     def strings(self, count: int, what: str) -> list[str]:
         """`count` strings in a row: the vocabulary is most of the head, so this is the loop that must be quick."""
         out: list[str] = []
-        add, data, size, pos = out.append, self.data, self.size, self.pos
+        add, data, end, pos = out.append, self.data, min(self.size, MAX_HEAD), self.pos
         for _ in range(count):
             start = pos + 8
-            if start > size:
+            if start > end:
                 break
             pos = start + _U64(data, pos)[0]
-            if pos > size:
+            if pos > end or pos - start > MAX_STRING:
                 break
             try:
                 add(data[start:pos].decode())
@@ -134,6 +138,9 @@ class Cursor:
         if inner == "str":
             return self.strings(count, what), "[str]"
         if inner == "array":
+            self.nested += count
+            if self.nested > MAX_NESTED:
+                self.fail(f"its arrays hold more than {MAX_NESTED} arrays together")
             return [self.value(inner, what, depth + 1)[0] for _ in range(count)], "[array]"
         start = self.need(count * _LEAST[inner], what)
         numbers = struct.unpack_from(f"<{count}{CODES[inner]}", self.data, start)

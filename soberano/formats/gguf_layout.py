@@ -23,15 +23,19 @@ CODES = {
 }  # fmt: skip
 """Kind of a number -> its letter for struct and NumPy's array protocol, where "<" goes in front."""
 
-# Bounds of what a file may say, each far above any real model and far below what could hurt.
+# Bounds of what a file may say, each above any real model and below what could hurt. A file may be sparse, so its size
+# bounds nothing; and a letter takes up to four times, an element of an array up to thirty times its bytes in Python.
+# Together they keep what is read of a file below about half a gigabyte.
+MAX_HEAD = 1 << 26  # bytes before the weights; a quarter of a million tokens with their merges take about 15 MB
 MAX_KEY = 65_535  # bytes, the format's own
 MAX_NAME = 63  # bytes: ggml keeps 64 with the final zero
 MAX_AXES = 4
 MAX_DEPTH = 4  # arrays in arrays; no known writer nests at all
+MAX_NESTED = 65_536  # arrays that are elements of others, all together
 MAX_PAIRS = 65_536
-MAX_TENSORS = 1 << 20
-MAX_ELEMENTS = 1 << 23  # of all arrays together; the largest vocabularies with merges have about 10**6
-MAX_STRING = 1 << 28  # bytes
+MAX_TENSORS = 65_536
+MAX_ELEMENTS = 1 << 22  # of all arrays together; the largest vocabularies with merges have about 1.3 million
+MAX_STRING = 1 << 20  # bytes; the longest are chat templates, of which soberano.text.chat believes no more
 
 _GGML = (
     "F32", "F16", "Q4_0", "Q4_1", "Q4_2", "Q4_3", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K",

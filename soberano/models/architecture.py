@@ -2,7 +2,8 @@
 
 The contract of such a file, soberano/models/<general.architecture>.py (dashes become underscores):
 
-    Config      a frozen dataclass with Config.from_gguf(Metadata); has layers, kv_heads, head, vocabulary, context
+    Config      a frozen dataclass with Config.from_gguf(Metadata); has layers, kv_heads, head, vocabulary, context.
+                Keys of the file that it does not read are refused, unless they change nothing: see keys.py
     Weights     a NamedTuple; a field is the tensor <field>.weight, and blk is a Layer; None as default means it may be
     absent
     Layer       a NamedTuple; a field is the tensor blk.<i>.<field>.weight (a name that ends in _bias:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from soberano.backends.base import Home
-from soberano.backends.choose import free_memory
 from soberano.backends.tree import node
 from soberano.core.errors import CapacityError, InputError
+from soberano.core.memory import free_memory
 from soberano.core.types import Array
 from soberano.core.units import bytes_text
 from soberano.ops.attention import attend
@@ -101,10 +101,13 @@ class Room:
         """Bytes of keys and values."""
         return sum(math.prod(shape) for shape in self.shapes) * np.dtype(self.dtype).itemsize
 
-    def check(self) -> None:
-        """Raise CapacityError when the memory of this machine cannot hold it. Of a device's own memory, ask it."""
-        if self.nbytes > free_memory():
-            raise self._refusal()
+    def check(self, weights: int, free: int) -> None:
+        """Raise CapacityError when `free` bytes of this machine's memory cannot hold it beside those of the weights.
+
+        Of a device's own memory, ask the device.
+        """
+        if weights + self.nbytes > free:
+            raise self._refusal(weights)
 
     def make(self, home: Home) -> tuple[Array, Array]:
         """Zero arrays of these shapes. Raises CapacityError when there is no memory left."""
@@ -116,12 +119,13 @@ class Room:
             raise
         return keys, values
 
-    def _refusal(self) -> CapacityError:
+    def _refusal(self, weights: int = 0) -> CapacityError:
         many = f", {self.sequences} times" if self.sequences > 1 else ""
+        beside = f"the weights take {bytes_text(weights)} and " if weights else ""
         return CapacityError(
-            f"a cache for a context of {self.context} tokens{many} takes {bytes_text(self.nbytes)}, and "
+            f"{beside}a cache for a context of {self.context} tokens{many} takes {bytes_text(self.nbytes)}, and "
             f"{bytes_text(free_memory())} of memory are free; ask for a smaller context, fewer sequences at once, "
-            f"a cache of q8_0, or close other programs"
+            f"a cache of q8_0, a smaller model, or close other programs"
         )
 
 

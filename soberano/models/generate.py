@@ -47,7 +47,7 @@ class Generation:
     def __init__(self, model: "Model", prompt: list[int], options: Options) -> None:
         if not prompt:
             raise InputError("the prompt is empty: it has no token; write something to continue")
-        size = model.config.vocabulary
+        size = model.tokenizer.size
         for what, tokens in (("the prompt", prompt), ("logit_bias", [token for token, _ in options.logit_bias])):
             bad = [token for token in tokens if not 0 <= token < size]
             if bad:
@@ -92,7 +92,7 @@ class Generation:
         self._token = self._zero  # the last one drawn
         self._table_width, self._table_sent = 0, self._zero
         if o.penalised:
-            size = self._model.config.vocabulary
+            size = self._model.tokenizer.size
             bias = np.zeros((1, size), np.float32)
             for token, value in o.logit_bias:
                 bias[0, token] = value

@@ -28,18 +28,22 @@ class ModelFile(TensorFile, Protocol):
 class Metadata:
     """A file's metadata as its architecture reads it: meta.whole("block_count") is <architecture>.block_count.
 
+    What is asked for counts as understood, in the file or not: see soberano.models.keys.
+
     `keys` names what a file of another kind calls otherwise.
     """
 
     file: ModelFile
     architecture: str
     keys: Mapping[str, str] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
 
     def _name(self, key: str) -> str:
         return self.keys.get(key, f"{self.architecture}.{key}")
 
     def _value(self, key: str, default: Any) -> tuple[str, Any]:
         name = self._name(key)
+        self.read.add(key)
         value = self.file.metadata.get(name, default)
         if value is None:
             raise FileError(
@@ -107,15 +111,13 @@ class Metadata:
 
 
 def rope_scale(meta: Metadata) -> float:
-    """The factor on positions that the file asks for. Raises UnsupportedModel for a scaling that is not linear."""
-    kind = meta.file.metadata.get(f"{meta.architecture}.rope.scaling.type", "none")
-    if kind == "none":
-        return 1.0
-    if kind == "linear":
-        return 1.0 / meta.number("rope.scaling.factor")
-    raise UnsupportedModel(
-        f"{meta.file.path}: {meta.architecture}.rope.scaling.type is {reprlib.repr(kind)}; known are none and linear"
-    )
+    """The factor on positions that the file asks for. Raises UnsupportedModel for a scaling that is not linear.
+
+    As in llama.cpp, a factor without a type is linear, and old files call it rope.scale_linear.
+    """
+    kind = meta.choice("rope.scaling.type", ("none", "linear"), "linear")
+    factor = meta.number("rope.scaling.factor", meta.number("rope.scale_linear", 1.0))
+    return 1.0 / factor if kind == "linear" else 1.0
 
 
 def rope_width(meta: Metadata, head: int) -> int:

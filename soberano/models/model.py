@@ -8,7 +8,8 @@ from typing import Any
 from soberano.backends.choose import choose, tiles_expected
 from soberano.backends.homes import home
 from soberano.backends.plan import Role, using
-from soberano.core.errors import InputError, UnsupportedModel
+from soberano.core.errors import FileError, InputError, UnsupportedModel
+from soberano.core.memory import free_memory
 from soberano.core.progress import Progress
 from soberano.core.settings import settings
 from soberano.core.types import Array
@@ -16,10 +17,11 @@ from soberano.formats import gguf
 from soberano.models.architecture import architecture
 from soberano.models.cache import Pages, Room, cache_dtype
 from soberano.models.generate import Generation
+from soberano.models.keys import refuse_unread
 from soberano.models.layers import Metadata
 from soberano.models.options import Options
 from soberano.models.step import Chunk, Draw, Programs
-from soberano.models.weights import begin_tiles, find_weights, load_weights
+from soberano.models.weights import begin_tiles, find_weights, load_weights, weight_bytes
 from soberano.text import tokenizer as tokenizers
 from soberano.text.chat import ChatTemplate, encode_chat
 
@@ -43,24 +45,31 @@ class Model:
         refuse_parts(file)
         name = file.field("general.architecture", str)
         self.module = architecture(name, path)
-        self.config = self.module.Config.from_gguf(Metadata(file, name))
+        meta = Metadata(file, name)
+        self.config = self.module.Config.from_gguf(meta)
+        refuse_unread(meta)
         found = find_weights(file, self.module, self.config)
         self.metadata: Mapping[str, Any] = file.metadata
         self.path, self.name = path, str(file.metadata.get("general.name") or path.stem)
         self.tokenizer = tokenizers.from_metadata(file.metadata)
+        _refuse_more_tokens(path, self.tokenizer.size, self.config.vocabulary)
         self.chat = _template(file, self.tokenizer)
         self.context = _context(self.config.context, context)
         count = sum(math.prod(t.shape) for t in file.tensors.values())
-        begun = begin_tiles(file, self.module, found, progress) if tiles_expected(backend, progress) else None
+        free = free_memory()
+        early = weight_bytes(found, "tiles") < free and tiles_expected(backend, progress)
+        begun = begin_tiles(file, self.module, found, progress) if early else None
         try:
             self.plan = choose(backend, weights=count, progress=progress)
             self.home = home(self.plan.home)
             self.home.persist(settings().cache_dir() / "programs")
-            self.programs, c = Programs(name, self.config, self.plan), self.config
+            self.programs, c = Programs(name, self.config, self.plan, self.tokenizer.size), self.config
             dtype = self.programs.cache_dtype if cache is None else cache_dtype(cache, c.head)
             self._room = Room(c.layers, c.kv_heads, c.head, dtype, self.context, sequences)
             if self.plan.platform == "cpu":
-                self._room.check()  # before the weights: a refusal need not wait for them
+                self._room.check(
+                    weight_bytes(found, self.plan.weights), free
+                )  # a refusal need not wait for the weights
             self.weights = load_weights(file, self.module, found, self.plan, self.home, progress, begun)
         finally:
             if begun:
@@ -77,8 +86,8 @@ class Model:
     def forward(self, chunk: Chunk, role: Role, *, every: bool = False) -> Array:
         """Run one chunk -> logits (B, V) of token `last` of each row, or (B, T, V) with `every`. Grows the cache.
 
-        Whatever it raises, the cache is lost, since it was given to the step that failed: `epoch` counts on, and the
-        next step has an empty one.
+        A step that raises has left the cache as it was, but for the places of its own tokens; unless it had consumed
+        it already: then the cache is lost, `epoch` counts on, and the next step has an empty one.
         """
         (logits,) = self._step(lambda k, v: self.programs.forward(self.weights, k, v, chunk, role, every))
         return logits
@@ -86,7 +95,8 @@ class Model:
     def decode(self, token: Array, position: Array, table: Array, draw: Draw, *, sampled: bool) -> tuple[Any, ...]:
         """Run the last token (B,) of each row and draw the next one, at `position` (B,). Grows the cache.
 
-        Returns (logits (B, V), token, position + 1, penalties). What it raises costs the cache, as in `forward`.
+        Returns (logits (B, V), token, position + 1, penalties). A step that raises does to the cache what it does in
+        `forward`.
         """
         return self._step(lambda k, v: self.programs.decode(self.weights, k, v, token, position, table, draw, sampled))
 
@@ -96,8 +106,9 @@ class Model:
         try:
             *results, self._k, self._v = run(self._k, self._v)
         except BaseException:
-            self._k = self._v = None
-            self.epoch += 1
+            if not (self.home.intact(self._k) and self.home.intact(self._v)):
+                self._k = self._v = None
+                self.epoch += 1
             raise
         return tuple(results)
 
@@ -151,6 +162,15 @@ def refuse_parts(file: gguf.GGUF) -> None:
         raise UnsupportedModel(
             f"{file.path} is one part of a split model (split.count is {parts!r:.20}), and parts cannot be loaded yet; "
             f"join them with llama.cpp's `llama-gguf-split --merge`"
+        )
+
+
+def _refuse_more_tokens(path: Path, tokens: int, embedded: int) -> None:
+    """Fewer are fine, as embeddings are often padded: the programs leave out the logits of what is no token."""
+    if tokens > embedded:
+        raise FileError(
+            f"{path}: the tokenizer has {tokens} tokens (tokenizer.ggml.tokens), but the embedding (token_embd.weight) "
+            f"has only {embedded}; the two are not of one model: get the file again or convert it again"
         )
 
 

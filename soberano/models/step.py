@@ -61,6 +61,7 @@ class Key(NamedTuple):
     architecture: str
     config: Any
     plan: Plan  # with the role of the tokens
+    tokens: int  # that the tokenizer knows: many a model pads its embedding, and what is no token is never drawn
     every: bool  # logits of all tokens, not of the last ones
 
 
@@ -70,7 +71,7 @@ def _forward(key: Key, weights: Any, k: Array, v: Array, chunk: Chunk) -> Any:
     with using(plan):
         cache = Cache(k, v, chunk.positions, chunk.table)
         logits, cache = module.forward(weights, chunk.tokens, cache, key.config, last)
-    return logits, cache.k, cache.v
+    return logits[..., : key.tokens], cache.k, cache.v
 
 
 def _draw(key: tuple[Plan, bool], logits: Array, draw: Draw, position: Array) -> Any:
@@ -111,15 +112,16 @@ def home_of_plan(plan: Plan) -> Home:
 
 
 class Programs:
-    """The programs of a model under a plan. A home that compiles traces each once per shape.
+    """The programs of a model under a plan, with logits for the first `tokens` ids. A home that compiles traces each
+    once per shape.
 
     `paged`: our attention kernel serves the heads of this model, and reads no more pages than it needs.
     """
 
-    def __init__(self, name: str, config: Any, plan: Plan) -> None:
+    def __init__(self, name: str, config: Any, plan: Plan, tokens: int) -> None:
         here = home_of_plan(plan)
         self.plan, self.home = plan, here
-        self._keys = {role: Key(name, config, replace(plan, role=role), False) for role in get_args(Role)}
+        self._keys = {role: Key(name, config, replace(plan, role=role), tokens, False) for role in get_args(Role)}
         self.paged = plan.native and kernel_serves(config.head)
         self._forward = here.compile(_forward, static=(0,), donate=(2, 3))
         self._draw = here.compile(_draw, static=(0,))

@@ -1,5 +1,6 @@
 """From a mapped file to weights in a home: check every tensor, stack the layers, repack for the plan."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -93,25 +94,19 @@ class _Loader:
 
     def stack(self, infos: list[TensorInfo]) -> Stack:
         """The tensors of one name over all layers: a member per packed format, and one for all that become numbers."""
-        of_layer = [info.format if self.keeps_packed(info) else None for info in infos]
+        of_layer = [info.format if _keeps_packed(info, self.form) else None for info in infos]
         kinds = list(dict.fromkeys(of_layer))
         groups = [[info for info, each in zip(infos, of_layer, strict=True) if each is kind] for kind in kinds]
         tag = np.array([kinds.index(each) for each in of_layer], np.int32)
         slot = np.array([of_layer[:i].count(each) for i, each in enumerate(of_layer)], np.int32)
-        members = tuple(self.packed(group) if self.keeps_packed(group[0]) else self.plain(group) for group in groups)
+        members = tuple(
+            self.packed(group) if _keeps_packed(group[0], self.form) else self.plain(group) for group in groups
+        )
         return Stack(members, self.send(tag), self.send(slot))
 
     def single(self, info: TensorInfo) -> Array | QTensor:
         """A tensor that belongs to no layer."""
-        return (self.packed if self.keeps_packed(info) else self.plain)([info], lone=True)
-
-    def keeps_packed(self, info: TensorInfo) -> bool:
-        """Matrices stay packed; plain ones only where rows are whole tiles: everybody else takes float32."""
-        if len(info.shape) != 2 or self.form == "dense":
-            return False
-        if not info.format.plain:
-            return True
-        return self.form == "tiles" and info.shape[1] % tiles.layout_of(info.format).columns == 0
+        return (self.packed if _keeps_packed(info, self.form) else self.plain)([info], lone=True)
 
 
 def find_weights(file: TensorFile, module: Any, config: Any) -> Found:
@@ -184,6 +179,30 @@ def load_weights(
 def _tables(module: Any) -> frozenset[str]:
     """The tensors of an architecture whose rows are looked up and nothing more."""
     return frozenset(f"{field}.weight" for field in getattr(module, "TABLES", ()))
+
+
+def weight_bytes(found: Found, form: Weights) -> int:
+    """The bytes of all weights as `load_weights` makes them in a form: known before any is made."""
+    layers = [info for infos in found.layers.values() for info in infos or ()]
+    return sum(_bytes(info, form) for info in (*found.top.values(), *layers) if info is not None)
+
+
+def _bytes(info: TensorInfo, form: Weights) -> int:
+    if not _keeps_packed(info, form):
+        return 4 * math.prod(info.shape)
+    if form == "blocks":
+        return info.nbytes
+    rows, columns = info.shape
+    return -(-rows // tiles.ROWS) * tiles.layout_of(info.format).panel_bytes(columns)
+
+
+def _keeps_packed(info: TensorInfo, form: Weights) -> bool:
+    """Matrices stay packed; plain ones only where rows are whole tiles: everybody else takes float32."""
+    if len(info.shape) != 2 or form == "dense":
+        return False
+    if not info.format.plain:
+        return True
+    return form == "tiles" and info.shape[1] % tiles.layout_of(info.format).columns == 0
 
 
 def _refuse_unknown(file: TensorFile, module: Any, unknown: Iterable[str]) -> None:

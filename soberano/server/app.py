@@ -8,9 +8,7 @@ import os
 import re
 import signal
 import socket
-import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,19 +22,18 @@ from soberano.core.progress import Progress, silent
 from soberano.models.encoder import Encoder
 from soberano.models.load import load
 from soberano.models.options import Options
+from soberano.server.desk import Desk
 from soberano.server.door import Door
 from soberano.server.engine import Engine, Loaded
-from soberano.server.errors import REQUEST_ID, RequestError, Stopping, response_to
+from soberano.server.errors import RequestError, Stopping, response_to
 from soberano.server.metrics import Metrics
 from soberano.server.routes import OPEN, ROUTES, STATE, State, routes
+from soberano.server.wire import Runner, name, sign
 
 LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.ASCII | re.IGNORECASE)
 """Host headers that a browser sends only when the user typed this machine: anything else is DNS rebinding."""
 
 MAX_BODY = 4 * 2**20
-KEEPALIVE_S = 75.0
-"""How long a connection may rest between two requests."""
-
 API_KEY = web.AppKey("api_key_digest", bytes)
 ONLY_LOOPBACK = web.AppKey("only_loopback", bool)
 DOOR = web.AppKey("door", Door)
@@ -58,25 +55,23 @@ def make_app(
     """
     rooms = [name_request, deliver, shape_errors, check_host, check_key]
     app = web.Application(middlewares=rooms, client_max_size=MAX_BODY)
-    text = ThreadPoolExecutor(1, "soberano-text")
-    app[STATE] = State(engine, Metrics(engine), text, heartbeat_s, patience_s)
+    app[STATE] = State(engine, Metrics(engine), Desk(), heartbeat_s, patience_s)
     app[DOOR] = Door()
     app[ONLY_LOOPBACK] = only_loopback
     if api_key is not None:
         app[API_KEY] = _digest(api_key)
     app.add_routes(routes)
 
-    async def name_response(request: web.Request, response: web.StreamResponse) -> None:
-        response.headers["x-request-id"] = REQUEST_ID.get()
-        response.headers["Server"] = "soberano"
+    async def sign_response(_: web.Request, response: web.StreamResponse) -> None:
+        sign(response)
 
     async def drain(_: web.Application) -> None:
         await asyncio.to_thread(engine.stop, grace_s)
 
     async def close(_: web.Application) -> None:
-        text.shutdown(wait=False, cancel_futures=True)
+        app[STATE].desk.close()
 
-    app.on_response_prepare.append(name_response)
+    app.on_response_prepare.append(sign_response)
     app.on_shutdown.append(drain)  # no new connections from here on; streams may still be read
     app.on_cleanup.append(close)
     return app
@@ -84,9 +79,8 @@ def make_app(
 
 @web.middleware
 async def name_request(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give every request an id: the client's x-request-id where it is harmless, else a new one."""
-    given = request.headers.get("x-request-id", "")
-    REQUEST_ID.set(given if re.fullmatch(r"[\w.:-]{1,128}", given, re.ASCII) else uuid.uuid4().hex)
+    """Give every request its id, and its connection leave to stay."""
+    name(request)
     request.app[DOOR].asked(request)
     return await handler(request)
 
@@ -264,9 +258,7 @@ def _stem(path: str | Path) -> str:
 async def _serve(
     app: web.Application, engine: Engine, host: str, port: int, demo: bool, on_ready: Callable[[], None]
 ) -> None:
-    runner = web.AppRunner(
-        app, handler_cancellation=True, access_log=None, shutdown_timeout=5.0, keepalive_timeout=KEEPALIVE_S
-    )
+    runner = Runner(app, shutdown_timeout=5.0)
     await runner.setup()
     listener = None
     try:
@@ -333,9 +325,9 @@ def _on_signals(stop: asyncio.Event, engine: Engine) -> None:
             engine.hurry()
         stop.set()
 
-    for name in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM):
         try:
-            asyncio.get_running_loop().add_signal_handler(name, heard)
+            asyncio.get_running_loop().add_signal_handler(number, heard)
         except (NotImplementedError, RuntimeError):  # Windows, or not the main thread
             return
 

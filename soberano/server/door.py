@@ -6,6 +6,7 @@ keep-alive limit, and `State.patience_s` for bodies and answers, bound every wai
 """
 
 import asyncio
+import uuid
 
 from aiohttp import web
 
@@ -16,10 +17,14 @@ _BODY = (
     b'{"error": {"message": "too many connections are open; try again soon", '
     b'"type": "server_error", "param": null, "code": "too_many_connections"}}'
 )
-FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-    b"Retry-After: 2\r\nConnection: close\r\n\r\n%b" % (len(_BODY), _BODY)
-)
+
+
+def full() -> bytes:
+    """The whole answer for one connection too many."""
+    return (
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+        b"Retry-After: 2\r\nServer: soberano\r\nx-request-id: %b\r\nConnection: close\r\n\r\n%b"
+    ) % (len(_BODY), uuid.uuid4().hex.encode(), _BODY)
 
 
 class Door:
@@ -55,5 +60,5 @@ class _Full(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
-        transport.write(FULL)
+        transport.write(full())
         transport.close()

@@ -5,7 +5,7 @@ steps each running job once, so that several clients take turns and a long answe
 happens to a job is told to its listener as events, on this thread: a listener must not block (the asyncio side is
 soberano.server.run.Run).
 
-    submit -> [waiting] -> Admitted -> Piece ... -> Finished(reason)
+    reserve -> submit -> [waiting] -> Admitted -> Piece ... -> Finished(reason)
                     any time: Failed(error)   exactly one of Finished and Failed ends a job; nothing follows it
 """
 
@@ -52,6 +52,7 @@ class Engine:
         self._load, self._name = load, name
         self._change = threading.Condition()
         self._waiting: deque[Job] = deque()
+        self._reserved = 0
         self._running: list[Job] = []
         self._numbers = itertools.count(1)
         self._full = False  # the model had no pages for the head of the queue at the last try; true until a job ends
@@ -92,28 +93,52 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Jobs in the queue."""
-        return len(self._waiting)
+        """Jobs in the queue, and places in it that are reserved."""
+        return len(self._waiting) + self._reserved
+
+    def reserve(self, count: int) -> None:
+        """Take places in the queue for the jobs of one request, before any work is done for it.
+
+        Whoever reserves gives them up again, by `submit` or by `release`. Raises NotReady, Stopping or QueueFull.
+        """
+        with self._change:
+            self._refuse(count)
+            self._reserved += count
+
+    def release(self, count: int) -> None:
+        """Give up places that were reserved."""
+        with self._change:
+            self._reserved -= count
 
     def submit(
         self,
         jobs: Sequence[tuple[Prompt, Options | encoder.Options, Listener]],
         deadline_s: float | None = None,
+        *,
+        reserved: int = 0,
     ) -> list[Job]:
-        """Queue the jobs of one request, all or none. Raises NotReady, Stopping or QueueFull."""
+        """Queue the jobs of one request, all or none; `reserved` of them have their places already, and give them up.
+
+        Raises NotReady, Stopping or QueueFull; places that were reserved stay so then.
+        """
         deadline = time.monotonic() + min(deadline_s or self.deadline_s, self.deadline_s)
         with self._change:
-            if self._stop_at is not None:
-                raise Stopping("the server is stopping and takes no new requests; try another one")
-            _ = self.model  # raises while there is none
-            if len(self._waiting) + len(jobs) > self.max_waiting + self.max_running - len(self._running):
-                raise QueueFull(
-                    f"{len(self._waiting)} requests wait already and the queue holds {self.max_waiting}; try again soon"
-                )
+            self._refuse(len(jobs) - reserved)
+            self._reserved -= reserved
             made = [Job(next(self._numbers), prompt, options, listener, deadline) for prompt, options, listener in jobs]
             self._waiting.extend(made)
             self._change.notify()
         return made
+
+    def _refuse(self, count: int) -> None:
+        """Raise what speaks against `count` more jobs."""
+        if self._stop_at is not None:
+            raise Stopping("the server is stopping and takes no new requests; try another one")
+        _ = self.model  # raises while there is none
+        if count > 0 and self.waiting + count > self.max_waiting + self.max_running - len(self._running):
+            raise QueueFull(
+                f"{self.waiting} requests wait already and the queue holds {self.max_waiting}; try again soon"
+            )
 
     def cancel(self, job: Job) -> None:
         """Give up a job: its pages are free before the next round. Harmless when it has ended."""

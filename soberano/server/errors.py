@@ -70,6 +70,7 @@ TABLE: list[tuple[type[Exception], Answer]] = [
     (web.HTTPNotFound, Answer(404, "invalid_request_error", "unknown_route")),
     (web.HTTPMethodNotAllowed, Answer(405, "invalid_request_error", "method_not_allowed")),
     (web.HTTPRequestEntityTooLarge, Answer(413, "invalid_request_error", "request_too_large")),
+    (web.HTTPExpectationFailed, Answer(417, "invalid_request_error", "expectation_failed")),
 ]
 """Anything else is a 500 whose cause goes to the log."""
 

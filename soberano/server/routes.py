@@ -4,7 +4,6 @@ import asyncio
 import functools
 import json
 import re
-from concurrent.futures import Executor
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,6 +15,7 @@ from soberano.models.model import Model
 from soberano.models.options import Options
 from soberano.server import checks, embeddings, page, protocol, stream
 from soberano.server.answers import ChatForm, Form, TextForm
+from soberano.server.desk import Desk
 from soberano.server.engine import Engine, Loaded
 from soberano.server.errors import RequestError
 from soberano.server.metrics import Metrics
@@ -29,7 +29,7 @@ class State:
 
     engine: Engine
     metrics: Metrics
-    text: Executor  # one thread for templates and tokenizing, so that neither blocks the event loop or the device
+    desk: Desk  # for templates and tokenizing, so that neither blocks the event loop or the device
     heartbeat_s: float = 5.0
     patience_s: float = 60.0  # how long a client may take to send a body, or to take what it is sent
 
@@ -50,11 +50,13 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         raise RequestError(
             f"{state.engine.name} has no chat template; use /v1/completions", "messages", code="no_chat_template"
         )
-    prompt = await asyncio.get_running_loop().run_in_executor(state.text, model.chat_tokens, list(asked.messages))
     form = ChatForm(
         state.engine.name, model.tokenizer, logprobs=asked.options.logprobs is not None, fingerprint=_fingerprint(model)
     )
-    return await _answer(request, asked, [prompt], form)
+    size = sum(len(message["content"]) for message in asked.messages)
+    async with Run(state.engine, len(asked.choices)) as run:
+        prompt = await state.desk.run(size, model.chat_tokens, list(asked.messages), most=model.context)
+        return await _answer(request, asked, [prompt], run, form)
 
 
 @routes.post("/v1/completions")
@@ -63,12 +65,13 @@ async def completions(request: web.Request) -> web.StreamResponse:
     state, model = _decoder(request)
     asked = protocol.completion(await _json(request), _limits(model))
     _check_model(asked.model, state.engine)
-    prompts = [await _tokens(state, model, prompt) for prompt in asked.prompts]
     shown = [p if isinstance(p, str) else model.tokenizer.decode(p, special=True) for p in asked.prompts]
     echoes = [shown[i] if asked.echo else "" for i, _ in asked.choices]
     scored = asked.options.logprobs is not None
     form = TextForm(state.engine.name, model.tokenizer, logprobs=scored, fingerprint=_fingerprint(model), echoes=echoes)
-    return await _answer(request, asked, prompts, form)
+    async with Run(state.engine, len(asked.choices)) as run:
+        prompts = [await _tokens(state, model, prompt) for prompt in asked.prompts]
+        return await _answer(request, asked, prompts, run, form)
 
 
 @routes.post("/v1/embeddings")
@@ -79,11 +82,12 @@ async def embed(request: web.Request) -> web.Response:
         raise _other_kind(state.engine, "generates text and embeds none", "/v1/chat/completions or /v1/completions")
     asked = embeddings.read(await _json(request), model)
     _check_model(asked.model, state.engine)
-    aside = functools.partial(asyncio.get_running_loop().run_in_executor, state.text)
-    texts = await aside(embeddings.tokens, asked, model)
-    async with Run(state.engine, [(texts, asked.options)]) as run:
+    async with Run(state.engine, 1) as run:
+        size = sum(len(text) for text in asked.texts)
+        texts = await state.desk.run(size, embeddings.tokens, asked, model)
+        run.submit([(texts, asked.options)])
         vectors, prompt_tokens = await embeddings.collect(request, run, len(texts), state.heartbeat_s)
-    text = await aside(embeddings.body, asked, vectors, state.engine.name, prompt_tokens)
+    text = await state.desk.run(size, embeddings.body, asked, vectors, state.engine.name, prompt_tokens)
     return web.json_response(text=text)
 
 
@@ -196,19 +200,20 @@ async def _tokens(state: State, model: Model, prompt: str | tuple[int, ...]) -> 
     """The tokens of a raw prompt, in which special tokens count as such. Raises ContextError for too many."""
     if not isinstance(prompt, str):
         return list(prompt)
-    encode = functools.partial(model.tokenizer.encode, prompt, special=True)
-    tokens = await asyncio.get_running_loop().run_in_executor(state.text, encode)
+    tokens = await state.desk.run(len(prompt), model.tokenizer.encode, prompt, special=True, most=model.context)
     checks.fits("prompt", len(tokens), "tokens", model.context)  # before the next prompt takes its time
     return tokens
 
 
-async def _answer(request: web.Request, asked: protocol.Asked, prompts: list[Any], form: Form) -> web.StreamResponse:
+async def _answer(
+    request: web.Request, asked: protocol.Asked, prompts: list[Any], run: Run, form: Form
+) -> web.StreamResponse:
     state = request.app[STATE]
-    async with Run(state.engine, [(prompts[i], options) for i, options in asked.choices]) as run:
-        if asked.stream:
-            waits = state.heartbeat_s, state.patience_s
-            return await stream.send(request, run, form, asked.n, *waits, include_usage=asked.include_usage)
-        return web.json_response(await stream.collect(request, run, form, asked.n, state.heartbeat_s))
+    run.submit([(prompts[i], options) for i, options in asked.choices])
+    if asked.stream:
+        waits = state.heartbeat_s, state.patience_s
+        return await stream.send(request, run, form, asked.n, *waits, include_usage=asked.include_usage)
+    return web.json_response(await stream.collect(request, run, form, asked.n, state.heartbeat_s))
 
 
 def _fingerprint(model: Model) -> str:

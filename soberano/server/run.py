@@ -1,4 +1,6 @@
-"""The jobs of one request, seen from asyncio: submit them together, hear their events, cancel what is left."""
+"""The jobs of one request, seen from asyncio: take places for them, submit them together, hear their events, cancel
+what is left.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,23 +15,33 @@ Numbered = tuple[int, Event]
 
 
 class Run:
-    """`async with Run(engine, jobs) as run`: leaving the block, for any reason, frees the cache pages of the jobs."""
+    """`async with Run(engine, 2) as run: run.submit(...)`: leaving the block, for any reason, frees what it holds.
 
-    def __init__(self, engine: Engine, choices: Sequence[tuple[Prompt, Options | encoder.Options]]) -> None:
-        self.engine, self.choices = engine, choices
+    That is the places in the queue that entering takes (it raises what Engine.reserve raises), and the jobs.
+    """
+
+    def __init__(self, engine: Engine, count: int) -> None:
+        self.engine, self.count = engine, count
+        self._reserved = 0
         self._events: asyncio.Queue[Numbered] = asyncio.Queue()
         self._jobs: list[Job] = []
-        self._open = set(range(len(choices)))
+        self._open = set(range(count))
 
     async def __aenter__(self) -> "Run":
-        self._jobs = self.engine.submit(
-            [(prompt, options, self._listener(i)) for i, (prompt, options) in enumerate(self.choices)]
-        )
+        self.engine.reserve(self.count)
+        self._reserved = self.count
         return self
+
+    def submit(self, choices: Sequence[tuple[Prompt, Options | encoder.Options]]) -> None:
+        """Queue the jobs, as many as there are places. Raises NotReady or Stopping."""
+        jobs = [(prompt, options, self._listener(i)) for i, (prompt, options) in enumerate(choices)]
+        self._jobs = self.engine.submit(jobs, reserved=self._reserved)
+        self._reserved = 0
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.engine.release(self._reserved)
         for index in self._open:
             if index < len(self._jobs):
                 self.engine.cancel(self._jobs[index])

@@ -79,7 +79,7 @@ async def send(
             raise event.error
     response = web.StreamResponse(headers=HEADERS)
     await response.prepare(request)
-    writer = _Writer(form, len(run.choices), include_usage)
+    writer = _Writer(form, run.count, include_usage)
     try:
         await _write(response, writer.opening() + writer.encode(batch), patience_s)
         async for batch in batches:

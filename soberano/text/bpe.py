@@ -17,6 +17,10 @@ from soberano.core.errors import FileError
 from soberano.text.pretokenize import split_named, splitter
 from soberano.text.vocab import Kind, Vocab, strings
 
+LONG = 4096
+"""Characters from which a text goes to the engine as a batch of one: only for batches does it let go of Python's lock,
+and a long text would hold up every other thread for a second."""
+
 
 def byte_spelling() -> list[str]:
     """The character that stands for each byte: itself where it prints, else the next free one from U+0100 on.
@@ -69,7 +73,10 @@ def build(metadata: Mapping[str, Any], vocab: Vocab) -> Callable[[str], list[int
     engine.pre_tokenizer = splitter(split.patterns)
 
     def encode(text: str) -> list[int]:
-        found = engine.encode(text, add_special_tokens=False).ids
+        if len(text) < LONG:
+            found = engine.encode(text, add_special_tokens=False).ids
+        else:
+            found = engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
         return [i for i in found if i < size] if absent else found
 
     return encode

@@ -117,13 +117,14 @@ def encode_chat(
     add_generation_prompt: bool = True,
     tools: Sequence[Mapping[str, Any]] | None = None,
     extra: Mapping[str, Any] | None = None,
+    most: int | None = None,
 ) -> list[int]:
     """Render a conversation and encode it: the template's special tokens as tokens, what users wrote as text.
 
     Whatever `messages`, `tools` and `extra` contain, no control token comes of it, as long as the template copies,
     trims, joins or JSON-encodes it. (A template that changes letters, or that builds a token around a word, as in
     '<|' + role + '|>', means what it says.) A bos token is added where the file asks for one and the template has none.
-    Raises what `ChatTemplate.render` raises.
+    Raises what `ChatTemplate.render` raises, and ContextError where `Tokenizer.encode` does for `most`.
     """
     written = [checked(messages), tools, extra]
     guard = Guard(tokenizer.control_texts, written)
@@ -131,7 +132,7 @@ def encode_chat(
     rendered = template._render(marked, add_generation_prompt, marked_tools, marked_extra)
     ids: list[int] = []
     for part in tokenizer.partition(rendered, special=True):
-        ids += [part] if isinstance(part, int) else tokenizer.encode(guard.unmark(part), add_bos=False)
+        ids += [part] if isinstance(part, int) else tokenizer.encode(guard.unmark(part), add_bos=False, most=most)
     if tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
         ids.insert(0, tokenizer.bos)
     return ids

@@ -51,10 +51,8 @@ class Renderer:
         most = self.limits.output + 4 * len(body)
         request = json.dumps({"source": source, "most": most}).encode()[:-1] + b', "values": ' + body.encode() + b"}\n"
         with self._lock:
-            process = self._running()
             # JSON escapes a character to 12 bytes at most; the worker keeps to `most`, unless it is no longer ours.
-            line = self._exchange(process, request, self.limits.seconds, 12 * most + 4096)
-            reply = _parsed(line)
+            reply = _parsed(self._ask(request, 12 * most + 4096))
             if reply is None or reply.get("error") == "limit":
                 self._stop()
         if reply is None:
@@ -68,6 +66,17 @@ class Renderer:
         """End the worker. Closing twice is fine; a later request starts a new one."""
         with self._lock:
             self._stop()
+
+    def _ask(self, request: bytes, most: int) -> bytes:
+        """One exchange with a worker; with a new one where the old one died of something else before it had this."""
+        try:
+            return self._exchange(self._running(), request, self.limits.seconds, most)
+        except OSError:
+            self._stop()
+        try:
+            return self._exchange(self._running(), request, self.limits.seconds, most)
+        except OSError:
+            return b""
 
     def _running(self) -> "subprocess.Popen[bytes]":
         if self._process is not None and self._process.poll() is None:
@@ -83,7 +92,11 @@ class Renderer:
         self._process = process
         self._finalizer = weakref.finalize(self, _end, process)
         first = json.dumps({"memory": self.limits.memory, "seconds": self.limits.seconds}).encode() + b"\n"
-        if _parsed(self._exchange(process, first, _START, 4096)) is None:
+        try:
+            ready = _parsed(self._exchange(process, first, _START, 4096))
+        except OSError:
+            ready = None
+        if ready is None:
             self._stop()
             raise SoberanoError(
                 f"the process that renders chat templates does not start (exit code {process.returncode}); "
@@ -92,9 +105,18 @@ class Renderer:
         return process
 
     def _exchange(self, process: "subprocess.Popen[bytes]", line: bytes, seconds: float, most: int) -> bytes:
-        """Write a line, read a line; empty when the worker died, or was ended because time was up."""
+        """Write a line, read a line; empty when the worker died, or was ended because time was up.
+
+        Raises OSError when it was dead before it had the whole line.
+        """
         assert process.stdin is not None and process.stdout is not None
-        clock = threading.Timer(seconds, process.kill)
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            process.kill()
+
+        clock = threading.Timer(seconds, end)
         clock.daemon = True
         clock.start()
         try:
@@ -102,9 +124,14 @@ class Renderer:
             process.stdin.flush()
             return process.stdout.readline(most)
         except OSError:
+            if not late.is_set():
+                raise
             return b""
         finally:
             clock.cancel()
+            clock.join()
+            if late.is_set():  # perhaps only when the answer was in: the next request must not meet a dying worker
+                self._stop()
 
     def _stop(self) -> None:
         if self._finalizer is not None:

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from soberano.core.errors import FileError, InputError, UnsupportedModel
+from soberano.core.errors import ContextError, FileError, InputError, UnsupportedModel
 from soberano.text import bpe, wordpiece
 from soberano.text.detokenize import Detokenizer
 from soberano.text.pretokenize import split_named
 from soberano.text.vocab import Vocab, read_vocab
+
+SLICE = 16_384
+"""Characters, at least, that are encoded at a time to see whether a longer text can fit."""
 
 
 class Tokenizer:
@@ -38,9 +41,15 @@ class Tokenizer:
         by_length = sorted(vocab.control | vocab.user, key=lambda i: (-len(vocab.tokens[i].encode()), i))
         self._special = [(vocab.tokens[i], i) for i in by_length]
         self._user = [(text, i) for text, i in self._special if i in vocab.user]
+        self._slice = max(SLICE, 64 * max(map(len, vocab.tokens)))
 
-    def encode(self, text: str, *, special: bool = False, add_bos: bool | None = None) -> list[int]:
+    def encode(
+        self, text: str, *, special: bool = False, add_bos: bool | None = None, most: int | None = None
+    ) -> list[int]:
         """Encode a text. `special` also parses control tokens; `add_bos` None does what the file says.
+
+        Raises ContextError, without encoding the rest, as soon as it is certain that there will be more than `most`
+        tokens. It is not certain for every such text, so who has a limit still looks at what comes back.
 
         Characters that are no Unicode text (lone surrogates) are read as U+FFFD; bytes for which the vocabulary has no
         token are dropped, as in llama.cpp. A file's wish for an eos at the end is left to the caller (`add_eos`).
@@ -53,8 +62,10 @@ class Tokenizer:
         for part in self.partition(_unicode(text), special=special):
             if isinstance(part, int):
                 ids.append(part)
-            else:
-                ids.extend(self._encode_plain(part))
+                continue
+            if most is not None:
+                self._refuse_long(part, most)
+            ids.extend(self._encode_plain(part))
         return ids
 
     def sequence(self, text: str, longest: int | None = None) -> list[int]:
@@ -66,6 +77,18 @@ class Tokenizer:
         end = [self.eos] if self.add_eos and self.eos is not None else []
         room = None if longest is None else max(0, longest - len(begin) - len(end))
         return begin + self.encode(text, add_bos=False)[:room] + end
+
+    def _refuse_long(self, text: str, most: int) -> None:
+        """Raise ContextError when `text` is certainly more than `most` tokens.
+
+        A slice is far longer than any token, so a text in slices has a few tokens more than as a whole, and never
+        twice as many.
+        """
+        count = 0
+        for start in range(0, len(text) if len(text) > self._slice else 0, self._slice):
+            count += len(self._encode_plain(text[start : start + self._slice]))
+            if count > 2 * most:
+                raise ContextError(f"the text is longer than the {most} tokens that there is room for; shorten it")
 
     def partition(self, text: str, *, special: bool) -> list[int | str]:
         """Cut a text at its special tokens: ids, and the non-empty texts between them."""

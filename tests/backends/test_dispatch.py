@@ -1,5 +1,6 @@
 """How an op finds its kernel, what it does when there is none or it declines, and who may listen."""
 
+import contextlib
 import sys
 import types
 from collections.abc import Iterator
@@ -144,6 +145,20 @@ def test_jax_tracers_live_in_jax() -> None:
     jax.jit(jax.grad(function))(x)
     jax.vmap(function)(x[None])
     assert all(home is homes.home("jax") for home in seen)
+
+
+def test_jax_knows_which_arrays_are_gone() -> None:
+    def fail(x: np.ndarray) -> np.ndarray:
+        raise ZeroDivisionError
+
+    jax, here = pytest.importorskip("jax"), homes.home("jax")
+    given, kept = (here.asarray(np.ones((4, 4), np.float32)) for _ in range(2))
+    here.compile(lambda x: x + 1, donate=(0,))(given)
+    assert not here.intact(given) and here.intact(kept)
+    broken = here.compile(lambda x: jax.pure_callback(fail, x, x) + 1)
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # raised now, or by whoever looks at the result
+        assert not here.intact(broken(kept))
+    assert here.intact(kept)
 
 
 def test_with_gradient_of() -> None:

@@ -77,7 +77,8 @@ ATTACKS: dict[str, tuple[bytes, str]] = {
     "byte-swapped": (file(version=3 << 24), "is a big-endian GGUF file"),
     "-1 tensors": (file(n_tensors=U64), f"claims {U64} tensors"),
     "-1 pairs": (file(n_pairs=U64), f"claims {U64} metadata pairs"),
-    "a million tensors in no bytes": (file(n_tensors=1 << 20), "1048576 tensors take at least"),
+    "60000 tensors in no bytes": (file(n_tensors=60_000), "60000 tensors take at least"),
+    "70000 tensors": (file(n_tensors=70_000, data=bytes(70_000 * 24)), "claims 70000 tensors, and 65536 is the most"),
     "60000 pairs in no bytes": (file(n_pairs=60_000), "60000 metadata pairs take at least"),
     "ends in the magic": (b"GG", "not a GGUF file: it starts with the bytes 47 47"),
     "ends after the magic": (b"GGUF", "the version at byte 4 takes 4 bytes and only 0 are left, 4 are missing"),
@@ -193,10 +194,10 @@ def test_a_type_we_do_not_read_is_named(path: Path, ggml: int, match: str) -> No
 
 @pytest.mark.usefixtures("cheaply")
 def test_many_small_arrays_do_not_add_up(path: Path) -> None:
-    """Each array is below the limit, all of them are not: 40 times 300,000 bytes would be 12,000,000 Python objects."""
+    """Each array is below the limit, all of them are not: 20 times 300,000 bytes would be 6,000,000 Python objects."""
     body = array(0, 300_000, bytes(300_000))
-    path.write_bytes(file([pair(f"k{i}", ARRAY, body) for i in range(40)]))
-    with pytest.raises(FileError, match="more than 8388608 elements together"):
+    path.write_bytes(file([pair(f"k{i}", ARRAY, body) for i in range(20)]))
+    with pytest.raises(FileError, match="more than 4194304 elements together"):
         _read_without_counting_lists(path)
 
 
@@ -206,6 +207,70 @@ def _read_without_counting_lists(path: Path) -> None:
         read(path)
     finally:
         tracemalloc.start()
+
+
+def refused(path: Path, match: str, most: int) -> None:
+    """Reading the file raises FileError, and takes at most `most` bytes of memory until then."""
+    tracemalloc.start()
+    with pytest.raises(FileError, match=match):
+        read(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < most
+
+
+def sparse(path: Path, strings: int, length: int) -> None:
+    """Write a file of strings that takes no room on the disk. One letter at its end makes each four times as wide."""
+    with path.open("wb") as out:
+        out.write(b"GGUF" + struct.pack("<IQQ", 3, 0, strings))
+        for i in range(strings):
+            out.write(string(f"k{i}") + struct.pack("<IQ", STR, length))
+            out.seek(length - 4, os.SEEK_CUR)
+            out.write("😀".encode())
+
+
+def test_a_sparse_file_of_giant_strings(path: Path) -> None:
+    sparse(path, 6, 1 << 28)
+    refused(path, "'k0' claims 268435456 bytes, and 1048576 is the most", 1_000_000)
+
+
+def test_a_sparse_file_of_many_long_strings(path: Path) -> None:
+    sparse(path, 500, 1 << 20)
+    refused(path, "lies beyond byte 67108864, and nothing but weights may", 5 << 26)
+
+
+def test_a_giant_string_in_an_array(path: Path) -> None:
+    body = string("ok") + string(bytes(1 << 24))
+    path.write_bytes(file([pair("k", ARRAY, array(STR, 2, body))]))
+    refused(path, "element 1 of the value of 'k' claims 16777216 bytes", 1_000_000)
+
+
+@pytest.mark.parametrize("deep", [1, 3])
+def test_arrays_of_empty_arrays(path: Path, deep: int) -> None:
+    body = array(ARRAY, 70_000, array(U32, 0) * 70_000)
+    for _ in range(deep - 1):
+        body = array(ARRAY, 1, body)
+    path.write_bytes(file([pair("k", ARRAY, body)]))
+    refused(path, "hold more than 65536 arrays together", 4_000_000)
+
+
+def test_the_largest_real_vocabularies_are_read(path: Path) -> None:
+    """As Gemma 3: 262,144 tokens with scores and types, 514,906 merges, and a template of a few kilobytes."""
+    tokens, merges = 262_144, 514_906
+    pairs = [
+        pair("tokens", ARRAY, array(STR, tokens, b"".join(string(b"%011d" % i) for i in range(tokens)))),
+        pair("scores", ARRAY, array(6, tokens, bytes(4 * tokens))),
+        pair("types", ARRAY, array(5, tokens, bytes(4 * tokens))),
+        pair("merges", ARRAY, array(STR, merges, b"".join(string(b"%011d %011d" % (i, i)) for i in range(merges)))),
+        pair("template", STR, string("x" * 30_000)),
+    ]
+    path.write_bytes(file(pairs))
+    found = read(path).metadata
+    assert (len(found["tokens"]), len(found["merges"]), found["merges"][-1]) == (
+        tokens,
+        merges,
+        "00000514905 00000514905",
+    )
 
 
 @pytest.mark.parametrize(

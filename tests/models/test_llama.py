@@ -1,16 +1,20 @@
 """The conformance list of a decoder, on a tiny random model: every backend, every path, one answer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import soberano
 from soberano.backends import native
+from soberano.backends.tree import map_arrays
 from soberano.bench.score import distance, logits
 from soberano.core.errors import CapacityError, ContextError, FileError, InputError, UnsupportedModel
 from soberano.formats import gguf
+from soberano.models.cache import Room
+from soberano.models.generate import Generation
 from soberano.models.model import Model
 from soberano.models.options import Options
 from soberano.models.step import compiled
@@ -313,23 +317,67 @@ def test_a_step_that_fails_leaves_a_model_that_works(model: Model, monkeypatch: 
     assert text(model, PROMPT, temperature=0) == expected
 
 
-def test_others_hear_that_the_cache_was_lost(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    options, free = Options(max_tokens=8, temperature=0, ignore_eos=True), model.pages.free
-    expected = text(model, PROMPT[1:], max_tokens=8, temperature=0)
+def break_a_step_beside_another(
+    model: Model, monkeypatch: pytest.MonkeyPatch, fail: Callable[..., object]
+) -> tuple[list[int], Generation]:
+    """The first tokens of a generation, and itself, after a step of another one has failed as `fail` does."""
+    options = Options(max_tokens=8, temperature=0, ignore_eos=True)
     first, second = model.start(PROMPT, options), model.start(PROMPT[1:], options)
-    before = [t for _ in range(5) for piece in second.step() for t in piece.tokens]
+    seen = [t for _ in range(5) for piece in second.step() for t in piece.tokens]
     with monkeypatch.context() as patch:
-        patch.setattr(model.programs, "_forward", lambda *_: 1 / 0)
+        patch.setattr(model.programs, "_forward", fail)
         with pytest.raises(ZeroDivisionError):
             first.step()
-    assert before == expected[: len(before)] and first.done and not second.done
+    assert first.done and not second.done
+    first.close()
+    return seen, second
+
+
+def test_a_step_that_fails_ends_no_other_answer(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, free = text(model, PROMPT[1:], max_tokens=8, temperature=0), model.pages.free
+    seen, second = break_a_step_beside_another(model, monkeypatch, lambda *_: 1 / 0)
+    seen += [t for piece in second for t in piece.tokens]
+    assert seen == expected and model.pages.free == free
+
+
+def test_others_hear_that_the_cache_was_lost(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    if model.plan.home != "jax":
+        pytest.skip("only programs that are compiled consume a cache")
+
+    def consume(key: object, weights: object, k: Any, v: Any, chunk: object) -> None:
+        k.delete()
+        raise ZeroDivisionError
+
+    expected, free = text(model, PROMPT[1:], max_tokens=8, temperature=0), model.pages.free
+    seen, second = break_a_step_beside_another(model, monkeypatch, consume)
+    assert seen == expected[: len(seen)]
     with pytest.raises(CapacityError, match="the cache was lost when another request's step failed; start again"):
         second.step()
     assert second.done and second.step() == []
-    first.close()
     second.close()
     assert model.pages.free == free
     assert text(model, PROMPT[1:], max_tokens=8, temperature=0) == expected
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_of_the_embedding_that_are_no_tokens_are_never_drawn(backend: str, tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "m.gguf", vocab=2048, tokens=384)
+    with soberano.load(tmp_path / "m.gguf", backend=backend) as model:
+        assert (model.config.vocabulary, model.tokenizer.size) == (2048, 384)
+        hot = {"temperature": 100.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}  # four of five would be no token
+        for more in ({}, {"presence_penalty": 0.5}, {"logit_bias": ((383, 1.0),)}, {"logprobs": 20}):
+            assert max(text(model, PROMPT, seed=1, **hot, **more)) < 384  # type: ignore[arg-type]
+        scored = list(model.start(PROMPT, Options(max_tokens=20, temperature=0, ignore_eos=True, logprobs=20)))
+        assert max(token for piece in scored for each in piece.logprobs for token, _, _ in each.top) < 384
+        for wrong in ({"prompt": [384]}, {"prompt": [3], "options": Options(logit_bias=((384, 1.0),))}):
+            with pytest.raises(InputError, match="token 384, but ids go from 0 to 383"):
+                model.start(**wrong)  # type: ignore[arg-type]
+
+
+def test_more_tokens_than_the_embedding_has_are_refused(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "m.gguf", vocab=384, tokens=385)
+    with pytest.raises(FileError, match=r"the tokenizer has 385 tokens .*, but the embedding .* has only 384"):
+        soberano.load(tmp_path / "m.gguf", backend="numpy")
 
 
 def test_a_start_that_fails_takes_no_pages(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,6 +400,41 @@ def test_a_cache_that_memory_cannot_hold(tiny: Path, tmp_path: Path, monkeypatch
         soberano.load(tmp_path / "m.gguf", backend="numpy", context=2**31 - 1)
     with pytest.raises(CapacityError, match="context of 256 tokens, 100000000 times takes"):
         soberano.load(tiny, backend="xla", sequences=10**8)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("form", ["dense", "blocks"])
+def test_the_bytes_of_weights_are_known_beforehand(
+    backend: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {"token_embd.weight": "Q6_K", "blk.0.attn_v.weight": "F16", "blk.1.ffn_down.weight": "Q8_0"}
+    write_tiny_llama(
+        tmp_path / "m.gguf", types=lambda n: "F32" if "norm" in n else kinds.get(n, "Q4_K"), width=256, vocab=500
+    )
+    monkeypatch.setattr("soberano.backends.choose._unpacked", lambda weights: form)
+    told: list[int] = []
+    monkeypatch.setattr(Room, "check", lambda room, weights: told.append(weights))
+    with soberano.load(tmp_path / "m.gguf", backend=backend) as model:
+        made: list[int] = []
+        map_arrays(lambda array: made.append(array.nbytes), model.weights)
+    bookkeeping = 9 * 2 * 2 * 4  # a tag and a slot, for each layer of each field
+    assert sum(made) - bookkeeping == told[0]
+
+
+def test_weights_and_cache_that_memory_cannot_hold_together(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    check = Room.check
+    monkeypatch.setattr(
+        Room, "check", lambda room, weights: told.append((weights, room.nbytes)) or check(room, weights)
+    )
+    soberano.load(tiny, backend="numpy").close()
+    weights, cache = told[0]
+    monkeypatch.setattr("soberano.models.model.free_memory", lambda: weights + cache)
+    soberano.load(tiny, backend="numpy").close()
+    monkeypatch.setattr("soberano.models.model.free_memory", lambda: weights + cache - 1)
+    monkeypatch.setattr("soberano.models.model.load_weights", lambda *_: 1 / 0)  # not reached
+    with pytest.raises(CapacityError, match=r"the weights take .* and a cache .* takes .*, and .* of memory are free"):
+        soberano.load(tiny, backend="numpy")
 
 
 def test_a_prompt_too_long_hears_of_a_larger_context(tmp_path: Path) -> None:

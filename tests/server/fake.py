@@ -21,7 +21,7 @@ class FakeTokenizer:
     stop_ids: frozenset[int] = frozenset()
     vocab = SimpleNamespace(tokens=[chr(i) for i in range(128)])
 
-    def encode(self, text: str, *, special: bool = False, add_bos: bool | None = None) -> list[int]:
+    def encode(self, text: str, **_: object) -> list[int]:
         return list(text.encode())
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
@@ -92,7 +92,7 @@ class FakeModel:
         self.closed = False
         self._numbers = itertools.count()
 
-    def chat_tokens(self, messages: list[dict]) -> list[int]:
+    def chat_tokens(self, messages: list[dict], **_: object) -> list[int]:
         return list("".join(f"{m['role']}: {m['content']}\n" for m in messages).encode())
 
     def start(self, prompt: str | list[int], options: Options) -> FakeGeneration:

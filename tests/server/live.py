@@ -14,8 +14,16 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from soberano.server.app import make_app
 from soberano.server.engine import Engine
+from soberano.server.wire import Runner
 
 OF_ENGINE = ("name", "max_running", "max_waiting", "deadline_s")
+
+
+class OnOurConnections(TestServer):
+    """A test server whose runner is the one that we serve with."""
+
+    async def _make_runner(self, **_: Any) -> Runner:
+        return Runner(self.app)
 
 
 @asynccontextmanager
@@ -24,7 +32,7 @@ async def serving(
 ) -> AsyncIterator[TestClient]:
     """A client of a server in this event loop. `more` goes to Engine and make_app; `ready` waits for the model."""
     engine = Engine(load or (lambda: model), **{name: more.pop(name) for name in OF_ENGINE if name in more})
-    server = TestServer(make_app(engine, **{"grace_s": 0.0, "heartbeat_s": 0.05} | more))
+    server = OnOurConnections(make_app(engine, **{"grace_s": 0.0, "heartbeat_s": 0.05} | more))
     await server.start_server()
     client = TestClient(server)
     engine.start()
@@ -43,7 +51,7 @@ def live(model: Any, **more: Any) -> Iterator[str]:
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     engine = Engine(lambda: model)
-    runner = web.AppRunner(make_app(engine, **{"grace_s": 0.0} | more), handler_cancellation=True, shutdown_timeout=1.0)
+    runner = Runner(make_app(engine, **{"grace_s": 0.0} | more), shutdown_timeout=1.0)
 
     async def up() -> int:
         await runner.setup()

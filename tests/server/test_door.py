@@ -9,6 +9,7 @@ from aiohttp import web
 from soberano.server.app import DOOR, make_app
 from soberano.server.door import Door
 from soberano.server.engine import Engine
+from soberano.server.wire import Runner
 from tests.server.fake import FakeModel
 
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -20,7 +21,7 @@ async def opened(door: Door) -> AsyncIterator[tuple[int, web.Server]]:
     engine = Engine(FakeModel)
     app = make_app(engine, grace_s=0.0)
     app._state[DOOR] = door
-    runner = web.AppRunner(app)
+    runner = Runner(app)
     await runner.setup()
     door.server = runner.server
     engine.start()
@@ -48,6 +49,7 @@ async def test_one_connection_too_many_is_told_so_and_the_next_place_is_given_ag
         reply = await reader.read()
         head, _, body = reply.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 503") and b"Retry-After" in head and b"Content-Length: %d" % len(body) in head
+        assert b"Server: soberano" in head and b"x-request-id: " in head
         assert b'"code": "too_many_connections"' in body and len(server.connections) == 2
         guests[0][1].close()
         while len(server.connections) == 2:

@@ -3,6 +3,8 @@
 import asyncio
 import gzip
 import io
+import json
+import re
 import socket
 import time
 from types import SimpleNamespace
@@ -24,8 +26,12 @@ async def raw(sent: bytes, seconds: float = 5.0) -> tuple[bytes, FakeModel]:
         try:
             writer.write(sent)
             await asyncio.wait_for(writer.drain(), seconds)
-            return await asyncio.wait_for(reader.read(65536), seconds), model
-        except ConnectionError:
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), seconds)
+            length = re.search(rb"Content-Length: (\d+)", head)
+            return head + (
+                await asyncio.wait_for(reader.readexactly(int(length[1])), seconds) if length else b""
+            ), model
+        except (ConnectionError, asyncio.IncompleteReadError):
             return b"", model  # the server hung up while we were still talking
         finally:
             writer.close()
@@ -61,6 +67,46 @@ async def test_malformed_requests_reach_no_model(sent: bytes):
     reply, model = await raw(sent)
     status = int(reply.split(b" ", 2)[1]) if reply else 400
     assert 400 <= status < 500 and model.generations == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (HEAD + b"X: " + b"x" * 20_000 + b"\r\n\r\n", 400, "bad_http"),
+        (HEAD + b"X: y\r\n" * 1000 + b"\r\n", 400, "bad_http"),
+        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, "bad_http"),
+        (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", 400, "bad_http"),
+        (HEAD + b"Content-Length: +33\r\n\r\n" + BODY, 400, "bad_http"),
+        (HEAD + b"Expect: banana\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY, 417, "expectation_failed"),
+        (b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nExpect: banana\r\n\r\n", 417, "expectation_failed"),
+        (b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n", 404, "unknown_route"),
+        (b"BREW /health HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, "bad_http"),
+        (b"PROPFIND /health HTTP/1.1\r\nHost: localhost\r\n\r\n", 405, "method_not_allowed"),
+    ],
+    ids=["header", "headers", "line", "tls", "length", "expect", "expect nowhere", "route", "no method", "method"],
+)
+async def test_whatever_is_refused_is_refused_in_openais_shape(
+    sent: bytes, status: int, code: str, caplog: pytest.LogCaptureFixture
+):
+    reply, model = await raw(sent)
+    head, _, body = reply.partition(b"\r\n\r\n")
+    named = dict(line.split(": ", 1) for line in head.decode().splitlines()[1:])
+    assert int(head.split(b" ")[1]) == status and model.generations == []
+    assert named["Server"] == "soberano" and named["x-request-id"] and "aiohttp" not in head.decode()
+    error = json.loads(body)["error"]
+    assert (error["code"], error["type"]) == (code, "invalid_request_error")
+    assert error["message"] and set(error) == {"message", "type", "param", "code"} and len(error["message"]) < 400
+    assert not caplog.records, "what a stranger sends fills no log"
+
+
+async def test_a_body_may_wait_until_it_is_asked_for():
+    async with serving(FakeModel()) as client:
+        reader, writer = await asyncio.open_connection(client.host, client.port)
+        writer.write(HEAD + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(BODY))
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+        writer.write(BODY)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()
 
 
 async def test_endless_trailers_are_cut_off():

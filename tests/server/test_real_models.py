@@ -94,7 +94,7 @@ async def test_a_prompt_that_is_too_long_is_refused_with_the_numbers(tiny: sober
 
 
 class Fragile:
-    """The programs of a model, of which the next prompt breaks the step when `armed`."""
+    """The programs of a model, of which the next prompt breaks the step when `armed`, with the cache in its hands."""
 
     def __init__(self, programs: Any) -> None:
         self.programs, self.armed = programs, False
@@ -106,11 +106,12 @@ class Fragile:
         self.fails, self.armed = self.armed, False
         return self.programs.chunk(tokens)
 
-    def forward(self, *inputs: Any, **more: Any) -> Any:
+    def forward(self, weights: Any, k: Any, *rest: Any, **more: Any) -> Any:
         if getattr(self, "fails", False):
             self.fails = False
+            k.delete()
             raise RuntimeError("the device caught fire")
-        return self.programs.forward(*inputs, **more)
+        return self.programs.forward(weights, k, *rest, **more)
 
 
 @pytest.mark.parametrize("streamed", [True, False])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import soberano.text
-from soberano.core.errors import FileError, InputError
+from soberano.core.errors import FileError, InputError, SoberanoError
 from soberano.text.chat_process import Limits, Renderer
 
 WORKER = Path(soberano.text.__file__).with_name("chat_worker.py")
@@ -149,6 +149,39 @@ def test_a_worker_that_dies_is_replaced(renderer: Renderer):
     first.wait()
     assert renderer.render("{{ 2 }}", {}) == "2"
     assert renderer._process is not first
+
+
+def test_a_worker_whose_death_nobody_has_seen_is_replaced(renderer: Renderer, monkeypatch: pytest.MonkeyPatch):
+    renderer.render("", {})
+    first = renderer._process
+    assert first is not None
+    first.kill()
+    first.wait()
+    monkeypatch.setattr(first, "poll", lambda: None)  # as in the moment before the system has ended it
+    assert renderer.render("{{ messages[0].content }}", VALUES) == "Hi"
+    assert renderer._process is not first
+
+
+def test_a_clock_that_rings_when_the_answer_is_in_harms_nobody(renderer: Renderer, monkeypatch: pytest.MonkeyPatch):
+    renderer.render("", {})
+
+    class Late(threading.Timer):
+        def cancel(self) -> None:
+            self.function()
+            super().cancel()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Timer", Late)
+        assert renderer.render("{{ 1 }}", {}) == "1"
+    assert renderer._process is None, "it was ended, so it is not kept"
+    assert renderer.render("{{ 2 }}", {}) == "2"
+
+
+def test_a_worker_that_never_starts_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "worker.py").write_text("")
+    monkeypatch.setattr("soberano.text.chat_process._WORKER", tmp_path / "worker.py")
+    with pytest.raises(SoberanoError, match=r"does not start \(exit code 0\); try"):
+        Renderer(SMALL).render("", {})
 
 
 def test_a_worker_is_kept_and_goes_with_its_owner():

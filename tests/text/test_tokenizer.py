@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soberano.core.errors import FileError, InputError, UnsupportedModel
+from soberano.core.errors import ContextError, FileError, InputError, UnsupportedModel
 from soberano.core.settings import settings
 from soberano.formats import gguf
+from soberano.text import bpe
 from soberano.text.tokenizer import Tokenizer, from_metadata
 from tests.smollm2 import smollm2_path
 from tests.text.vocabularies import tiny, tiny_metadata, with_tokens
@@ -45,6 +46,38 @@ def test_the_real_vocabulary_brings_text_back(smollm2: Tokenizer):
     for text, plain, _ in GOLDEN["rows"]:
         if not dropped & set(text):
             assert smollm2.decode(plain) == text
+
+
+LONG = {
+    "digits": "1" * 60_000,
+    "letters": "a" * 60_000,
+    "spaces": " " * 300_000,
+    "lines": (" " * 1000 + "\n") * 300,
+    "emoji": "😀" * 20_000,
+    "prose": "The quick brown fox jumps over the lazy dog. " * 2_000,
+}
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", LONG)
+def test_a_text_that_cannot_fit_is_given_up_before_its_end(
+    smollm2: Tokenizer, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    text, whole = LONG[name], smollm2.encode(LONG[name])
+    assert smollm2.encode(text, most=len(whole)) == whole, "what fits is encoded as ever"
+    encoded: list[int] = []
+    encode = smollm2._encode_plain
+    monkeypatch.setattr(smollm2, "_encode_plain", lambda part: encoded.append(len(part)) or encode(part))
+    with pytest.raises(ContextError, match="longer than the 100 tokens that there is room for; shorten it"):
+        smollm2.encode(text, most=100)
+    assert sum(encoded) < len(text)
+
+
+def test_a_long_text_has_the_ids_of_a_short_one():
+    """From some length on a text goes through another door of the engine."""
+    line = "Once upon a time there was a little girl, 123 times.\n"
+    assert len(line * 200) > bpe.LONG > len(line * 10)
+    assert TINY.encode(line * 200) == TINY.encode(line * 10) * 20
 
 
 def shared_vectors() -> list[Path]:
