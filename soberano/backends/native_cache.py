@@ -8,17 +8,26 @@ it, so that a machine without one finds what was compiled for it elsewhere.
 A library that was cut short, by a power failure or a full disk, kills the process that runs into its missing pages. So
 the note has its size and hash, and a library that is not what its note says counts as absent. To check one takes less
 than a millisecond.
+
+The time of a key's folder is that of its last use. What nobody has used for 30 days goes when another is built.
 """
 
 import hashlib
 import json
 import os
+import shutil
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from soberano.core import durable
 from soberano.core.settings import settings
+
+DAY_S = 24 * 3600
+UNUSED_S = 30 * DAY_S
+"""How long a library stays that nobody uses."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +62,13 @@ def key_of(files: Iterable[Path], parts: Iterable[str]) -> str:
 
 
 def find(key: str, compiler: str | None) -> Path | None:
-    """The whole library of a key that this compiler made, or the newest if None."""
-    return next(
-        (each.path for each in _whole(f"{key}/kernels-{'*' if compiler is None else _short(compiler)}.so")), None
-    )
+    """The whole library of a key that this compiler made, or the newest if None. To find it is to use it."""
+    made = "*" if compiler is None else _short(compiler)
+    found = next((each.path for each in _whole(f"{key}/kernels-{made}.so")), None)
+    if found is not None and _idle(found.parent) > DAY_S:
+        with suppress(OSError):  # a read-only cache may well be used
+            os.utime(found.parent)
+    return found
 
 
 def place(key: str, compiler: str) -> Path:
@@ -67,7 +79,7 @@ def place(key: str, compiler: str) -> Path:
 
 
 def keep(made: Path, library: Path, note: Note) -> None:
-    """Give a library that was made on the same disk its place and its note.
+    """Give a library that was made on the same disk its place and its note, and drop those that nobody uses.
 
     The note comes first: no other process sees a library without one.
     """
@@ -76,6 +88,10 @@ def keep(made: Path, library: Path, note: Note) -> None:
     beside.write_text(json.dumps(asdict(note)))
     durable.rename(beside, library.with_suffix(".json"))
     durable.rename(made, library)
+    for folder in library.parent.parent.iterdir():
+        with suppress(OSError):  # another process may be dropping it
+            if folder != library.parent and _ours(folder) and _idle(folder) > UNUSED_S:
+                shutil.rmtree(folder)
 
 
 def cached() -> list[Cached]:
@@ -93,6 +109,10 @@ def _whole(pattern: str) -> Iterator[Cached]:
                 yield Cached(path.parent.name, path, note)
         except (OSError, ValueError, TypeError):  # the note is absent, cut short, or of another version
             continue
+
+
+def _idle(folder: Path) -> float:
+    return time.time() - folder.stat().st_mtime
 
 
 def _hash(path: Path) -> str:

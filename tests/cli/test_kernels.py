@@ -1,7 +1,10 @@
 """`soberano kernels`: built once, shown, found again without a compiler; and what cannot be built is one line."""
 
 import json
+import os
+import shutil
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -102,6 +105,20 @@ def test_a_library_that_cannot_be_loaded_is_built_again(fake: Path, monkeypatch:
     before = made.stat().st_ino, made.stat().st_mtime_ns
     assert native._open(silent) == "library" and opened == [str(made)] * 2
     assert (made.stat().st_ino, made.stat().st_mtime_ns) != before
+
+
+def test_what_nobody_uses_goes_when_another_is_built(soberano, fake: Path) -> None:
+    (built,) = json.loads(soberano("kernels", "build", "--isa", "auto", "--json").out)
+    used = Path(built["path"]).parent
+    unused, recent = used.with_name("0" * 20), used.with_name("1" * 20)
+    shutil.copytree(used, unused), shutil.copytree(used, recent)
+    now = time.time()
+    for folder, days in ((used, 31), (unused, 31), (recent, 29)):
+        os.utime(folder, (now - days * 86400,) * 2)
+    soberano("kernels", "build", "--isa", "auto")  # finds it: a use
+    assert unused.is_dir()
+    soberano("kernels", "build", "--isa", "portable")
+    assert used.is_dir() and recent.is_dir() and not unused.exists()
 
 
 def test_a_strangers_library_is_none(fake: Path, soberano, monkeypatch: pytest.MonkeyPatch) -> None:
