@@ -93,10 +93,10 @@ inline void store_bf16(uint16_t* p, f32x16 a) {
   }
 }
 
-// exp(x) for x <= 88, to 1 ulp or so; below -87 it stays at exp(-87), about 1e-38. NaN is not kept. Cody-Waite
+// exp(x) for x <= 88, to 1 ulp or so; below -87 it stays at exp(-87), about 1e-38. NaN stays NaN. Cody-Waite
 // reduction, then a polynomial of degree 6 in Horner form.
 inline f32x16 exp(f32x16 x) {
-  x = max(x, set1(-87.0f));
+  x = max(set1(-87.0f), x);  // in this order: the maximum of anything and NaN is its second argument
   f32x16 n = round_even(x * set1(1.44269504088896341f));
   f32x16 r = fnma(n, set1(0.693359375f), x);
   r = fnma(n, set1(-2.12194440e-4f), r);

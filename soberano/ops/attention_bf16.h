@@ -23,9 +23,9 @@ inline void store_bf16(uint16_t* to, const float* from, int64_t count) {
     _mm512_store_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + i + 16), _mm512_loadu_ps(from + i)));
 }
 
-// 2^x for x <= 0, to 3e-6: a thousandth of what a weight loses when it is rounded to bfloat16.
+// 2^x for x <= 0, to 3e-6: a thousandth of what a weight loses when it is rounded to bfloat16. NaN stays NaN.
 inline __m512 power_of_2(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
+  x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x);  // of anything and NaN, the second
   const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm512_sub_ps(x, n);
   __m512 p = _mm512_set1_ps(0.00957010143f);
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.0559178603f));
