@@ -9,7 +9,7 @@ import pytest
 import soberano
 from soberano.backends import native
 from soberano.bench.score import distance, logits
-from soberano.core.errors import CapacityError, ContextError, FileError, InputError, UnsupportedModel
+from soberano.core.errors import CapacityError, ContextError, FileError, InputError, SoberanoError, UnsupportedModel
 from soberano.formats import gguf
 from soberano.models.model import Model
 from soberano.models.options import Options
@@ -232,6 +232,24 @@ def test_traffic_compiles_nothing_after_the_first_of_each_shape(model: Model) ->
     before = compiled.total() if model.plan.home == "jax" else 0
     traffic()
     assert (compiled.total() if model.plan.home == "jax" else 0) == before
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_logits_that_are_not_finite_end_a_generation(backend: str, tiny: Path, tmp_path: Path) -> None:
+    """With an error that says what to do, whatever was asked for; and the next one is told the same."""
+    with gguf.read(tiny) as file:
+        tensors = {n: (t.format, np.array(file.raw(n))) for n, t in file.tensors.items()}
+        metadata = {k: gguf.Typed(file.kinds[k], v) for k, v in file.metadata.items()}
+    tensors["blk.0.ffn_gate.weight"][1][5, :2] = np.frombuffer(np.float16("nan").tobytes(), np.uint8)  # a scale
+    gguf.write(tmp_path / "nan.gguf", metadata, tensors)
+    with soberano.load(tmp_path / "nan.gguf", backend=backend) as model:
+        for options in ({"temperature": 0}, {}, {"logprobs": 3}, {"repeat_penalty": 1.1, "top_k": 0}):
+            generation = model.start(PROMPT, Options(**options))
+            with pytest.raises(
+                SoberanoError, match=r"nan\.gguf computed logits that are not finite.*soberano verify /"
+            ):
+                list(generation)
+            assert generation.done and generation.completion_tokens == 0
 
 
 F32, F16 = format_named("F32"), format_named("F16")
