@@ -7,7 +7,6 @@
 //
 // A unit of work is a block of queries that share their keys, with all of their runs; where there are few blocks, with
 // one run, and what the runs give is merged when all are there.
-#include <memory>
 #include <vector>
 
 #include "soberano/backends/pool.h"
@@ -38,8 +37,8 @@ std::vector<Block> blocks_of(const Call& c, int threads) {
 
 // Few blocks, as for a generated token: stretches of their runs are shared out, and merged when all are there.
 template <class Math> void run_few(const Call& c, const std::vector<Block>& blocks, int64_t runs, int64_t part) {
-  static thread_local Buffer<float> room;
-  float* const parts = room.get(runs * part);
+  static thread_local Scratch<float> memory;
+  float* const parts = memory.room(runs * part);
   Pool& pool = Pool::instance();
   struct Stretch {
     const Block* block;
@@ -80,9 +79,9 @@ template <class Math> void run(const Call& c) {
     return;
   }
   pool.parallel(int(blocks.size()), [&](int i) {
-    static thread_local Buffer<float> room;
+    static thread_local Scratch<float> memory;
     const Block& block = blocks[i];
-    const Part one = Part::in(room.get(part), block.rows);
+    const Part one = Part::in(memory.room(part), block.rows);
     const Math math(c, block);
     Merge merge(c, block);
     for (int run = 0; run < block.runs(); run++) math.run(int64_t(run) * kRun, one), merge.add(one);

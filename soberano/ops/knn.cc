@@ -93,11 +93,11 @@ void scan(const Base& base, const Products& products, const float* reach, int64_
           std::atomic<int64_t>& next, Best& best) {
   using Row = typename Products::Row;
   const int64_t stride = products.padded ? products.padded : base.D, groups = up_to(queries, kQueries) / kQueries;
-  const Aligned<Row> room(products.padded ? run * stride : 0);
+  const Scratch<Row> room(products.padded ? run * stride : 0);
   typename Products::Sums sums;
   for (int64_t first; (first = run * next.fetch_add(1, std::memory_order_relaxed)) < base.N;) {
     const int64_t last = std::min(first + run, base.N);
-    const Row* rows = ready(base, products, first, last, room.data);
+    const Row* rows = ready(base, products, first, last, room.data());
     for (int64_t g = 0; g < groups; g++)
       for (int64_t at = first; at < last; at += kRows) {
         const int64_t n = std::min<int64_t>(kRows, last - at);
