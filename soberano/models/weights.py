@@ -6,15 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from soberano.backends import homes, native
+from soberano.backends import homes
 from soberano.backends.base import Home
 from soberano.backends.plan import Plan
 from soberano.core.errors import FileError, UnsupportedModel
 from soberano.core.progress import Progress
 from soberano.core.types import Array
 from soberano.formats.gguf import GGUF, TensorInfo
-from soberano.quant import tiles
-from soberano.quant.blocks import BlockFormat
+from soberano.quant import tiles, tiles_native
 from soberano.quant.tensor import QTensor, Stack
 
 # Tensors that a config reads, or that merely repeat what the metadata says.
@@ -62,7 +61,7 @@ class _Loader:
                 if self.plan.weights == "blocks":
                     data[at, start : start + len(raw)] = raw
                 else:
-                    repack(kind, raw, data[at, start // tiles.ROWS :])
+                    tiles_native.pack(kind, raw, data[at, start // tiles.ROWS :])
             self.tick(info)
         return QTensor(
             self.home.asarray(data[0] if lone else data),
@@ -154,12 +153,6 @@ def _refuse_unknown(file: GGUF, unknown: Iterable[str]) -> None:
             f"{file.path}: the tensor {left[0]}{more} means nothing to the architecture {name!r} as this version knows "
             f"it; the model would answer wrongly, so it is refused"
         )
-
-
-def repack(kind: type[BlockFormat], raw: np.ndarray, out: np.ndarray) -> None:
-    """Write raw blocks (O, row bytes) as tiles into out (O / 16, panel bytes), natively. The meaning is tiles.pack."""
-    outputs, inputs = raw.shape[0], kind.row_weights(raw.shape[1])
-    native.call("soberano_pack_tiles", np.ascontiguousarray(raw), out, outputs, inputs, kind.ggml)
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ from soberano.backends import native
 from soberano.backends.base import Home
 from soberano.backends.homes import home as home_named
 from soberano.core.errors import Unsupported
-from soberano.quant import tiles
+from soberano.quant import tiles, tiles_native
 from soberano.quant.blocks import BlockFormat, all_formats, format_named
 from soberano.quant.tensor import Choice, QTensor, Stack
 
@@ -49,7 +49,7 @@ def test_the_native_packer_is_the_meaning(kind: type[BlockFormat], seed: int, ou
         pytest.skip(native.state()[1])
     raw = np.random.default_rng(seed).integers(0, 256, (outputs, kind.row_bytes(512)), dtype=np.uint8)
     expected, actual = tiles.pack(kind, raw), np.empty_like(tiles.pack(kind, raw))
-    native.call("soberano_pack_tiles", raw, actual, outputs, 512, kind.ggml)
+    tiles_native.pack(kind, raw, actual)
     np.testing.assert_array_equal(actual, expected)
 
 
