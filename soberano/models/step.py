@@ -154,7 +154,7 @@ class Programs:
     @property
     def pads(self) -> bool:
         """Whether shapes cost a compilation, so that chunks are padded and tables widened."""
-        return self.home.name == "jax"
+        return self.home.compiles
 
     def chunk(self, left: int) -> tuple[int, int]:
         """(how many of `left` prompt tokens the next chunk takes, how long the chunk is)."""

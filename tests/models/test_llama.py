@@ -2,18 +2,20 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import soberano
 from soberano.backends import native
+from soberano.backends.plan import Plan
 from soberano.bench.score import distance, logits
 from soberano.core.errors import CapacityError, ContextError, FileError, InputError, SoberanoError, UnsupportedModel
 from soberano.formats import gguf
 from soberano.models.model import Model
 from soberano.models.options import Options
-from soberano.models.step import compiled
+from soberano.models.step import Programs, compiled
 from soberano.quant.blocks import BlockFormat, format_named
 from soberano.quant.encode import encode
 from soberano.registry.pull import pull
@@ -310,6 +312,13 @@ def test_half_a_model_is_refused_by_name(tiny: Path, tmp_path: Path) -> None:
             soberano.load(rewrite(change), backend="numpy")
     for fine in (freqs(*[1] * 8), {}):  # the refusals above are for what they name, not for the rewriting
         soberano.load(rewrite(lambda m, t, fine=fine: t.update(fine)), backend="numpy").close()
+
+
+@pytest.mark.parametrize("compiles,length", [(False, 10), (True, 16)])
+def test_a_home_that_compiles_gets_padded_chunks(compiles: bool, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = Programs("llama", SimpleNamespace(head=16), Plan("numpy", "numpy"))
+    monkeypatch.setattr(type(programs.home), "compiles", compiles)
+    assert programs.chunk(10) == (10, length)
 
 
 @pytest.mark.skipif(not native.state()[0], reason=native.state()[1])
