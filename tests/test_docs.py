@@ -113,3 +113,19 @@ def test_commands_in_the_pages_exist(page: Path):
 def test_decisions_are_numbered_without_a_gap():
     numbers = [int(p.name[:4]) for p in sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_what_prose_names_is_there():
+    """A module, or a name in one, that a comment, docstring or page spells out: soberano.ops.norm.rms_norm."""
+    missing = []
+    for path in [*PAGES, *(p for p in ROOT.glob("soberano/**/*") if p.suffix in (".py", ".h", ".cc"))]:
+        for dotted in re.findall(r"(?<![\"'\w.])soberano((?:\.\w+)+)", path.read_text(encoding="utf-8")):
+            at, parts = ROOT / "soberano", dotted[1:].split(".")
+            while parts and (at / parts[0]).is_dir():
+                at /= parts.pop(0)
+            module = at / f"{parts[0]}.py" if parts else at
+            name = parts[1:] if module.is_file() else parts
+            text = (module if module.is_file() else at / "__init__.py").read_text(encoding="utf-8") if name else ""
+            if name and not name[0].startswith("__") and not re.search(rf"\b{re.escape(name[0])}\b", text):
+                missing.append(f"{path.relative_to(ROOT)}: soberano{dotted}")
+    assert not missing, missing

@@ -23,8 +23,8 @@ from embeddings import embeddings
 
 from soberano.backends import native
 from soberano.bench import peer_knn
+from soberano.bench.peaks import read_seconds
 from soberano.bench.peers import Peer
-from soberano.bench.read import read_seconds
 from soberano.bench.rows import Row, append, machine, row
 from soberano.core.settings import settings
 from soberano.ops import knn_native

@@ -20,6 +20,8 @@ class Home:
 
     name: str
     xp: Namespace
+    compiles = False
+    """Whether `compile` makes a program for each shape, so that a new shape costs time."""
 
     def owns(self, kind: type) -> bool:
         """Whether arrays of this class live here."""

@@ -28,6 +28,7 @@ class JaxHome(Home):
 
     name = "jax"
     xp = jnp
+    compiles = True
 
     def owns(self, kind: type) -> bool:
         return kind.__module__.partition(".")[0] in ("jax", "jaxlib")

@@ -129,9 +129,10 @@ def _run(command: list[str]) -> None:
         )
 
 
-def _compile(compiler: str, flags: tuple[str, ...], target: Path, progress: Progress) -> None:
+def _compile(compiler: str, isa: str, version: str, target: Path, progress: Progress) -> None:
     import jax
 
+    flags = (*FLAGS, *target_flags(isa))
     include = [f"-I{PACKAGE.parent}", f"-isystem{jax.ffi.include_dir()}"]
     build = Path(tempfile.mkdtemp(prefix=".build-", dir=target.parent))
     try:
@@ -148,7 +149,7 @@ def _compile(compiler: str, flags: tuple[str, ...], target: Path, progress: Prog
             list(pool.map(one, sources(), objects))
         made = build / target.name
         _run([compiler, "-shared", "-pthread", "-o", str(made), *map(str, objects)])
-        made.replace(target)
+        native_cache.keep(made, target, _note(made, isa, version))
     finally:
         shutil.rmtree(build, ignore_errors=True)
 
@@ -173,25 +174,33 @@ def build(progress: Progress = silent, isa: str | None = None) -> Path:
     if found is None:
         found = native_cache.place(wanted, version)
         try:
-            _compile(compiler, (*FLAGS, *target_flags(isa)), found, progress)
+            _compile(compiler, isa, version, found, progress)
         except Unsupported:
-            if not found.exists():  # else another process has made it meanwhile
+            if native_cache.find(wanted, version) is None:  # else another process has made it meanwhile
                 raise
-        _describe(found, isa, version)
     return found
 
 
-def _describe(library: Path, asked: str, compiler: str) -> None:
+def _note(library: Path, asked: str, compiler: str) -> Note:
     import jaxlib
 
     has = ctypes.CDLL(str(library)).soberano_isa
     has.restype = ctypes.c_char_p
-    native_cache.write_note(library, Note(has().decode(), asked, compiler, jaxlib.__version__))
+    return Note(has().decode(), asked, compiler, jaxlib.__version__)
+
+
+def _open(progress: Progress) -> ctypes.CDLL:
+    path = build(progress)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:  # whole, and yet it cannot be loaded: it was made where the system's libraries are others, say
+        path.unlink()
+        return ctypes.CDLL(str(build(progress)))
 
 
 def _load(progress: Progress) -> ctypes.CDLL | str:
     try:
-        found = ctypes.CDLL(str(build(progress)))
+        found = _open(progress)
     except (Unsupported, OSError, subprocess.SubprocessError) as why:
         return str(why)
     found.soberano_isa.restype = ctypes.c_char_p

@@ -4,16 +4,30 @@
 
 The key has sources, flags and jaxlib, and the processor where the flags say "this one". The compiler is no part of
 it, so that a machine without one finds what was compiled for it elsewhere.
+
+A library that was cut short, by a power failure or a full disk, kills the process that runs into its missing pages. So
+the note has its size and hash, and a library that is not what its note says counts as absent. To check one takes less
+than a millisecond.
+
+The time of a key's folder is that of its last use. What nobody has used for 30 days goes when another is built.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from soberano.core import durable
 from soberano.core.settings import settings
+
+DAY_S = 24 * 3600
+UNUSED_S = 30 * DAY_S
+"""How long a library stays that nobody uses."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +38,17 @@ class Note:
     asked: str
     compiler: str
     jaxlib: str
+    size: int = 0
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
 class Cached:
-    """A library in the cache; `note` is None where it has none that can be read."""
+    """A whole library in the cache."""
 
     key: str
     path: Path
-    size: int
-    note: Note | None
+    note: Note
 
 
 def key_of(files: Iterable[Path], parts: Iterable[str]) -> str:
@@ -47,10 +62,13 @@ def key_of(files: Iterable[Path], parts: Iterable[str]) -> str:
 
 
 def find(key: str, compiler: str | None) -> Path | None:
-    """The library of a key that this compiler made, or the newest if None; one that belongs to a stranger is none."""
+    """The whole library of a key that this compiler made, or the newest if None. To find it is to use it."""
     made = "*" if compiler is None else _short(compiler)
-    found = [path for home in _homes() for path in home.glob(f"{key}/kernels-{made}.so") if _ours(path)]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+    found = next((each.path for each in _whole(f"{key}/kernels-{made}.so")), None)
+    if found is not None and _idle(found.parent) > DAY_S:
+        with suppress(OSError):  # a read-only cache may well be used
+            os.utime(found.parent)
+    return found
 
 
 def place(key: str, compiler: str) -> Path:
@@ -60,23 +78,45 @@ def place(key: str, compiler: str) -> Path:
     return path
 
 
-def write_note(library: Path, note: Note) -> None:
-    """Put a note beside a library."""
-    library.with_suffix(".json").write_text(json.dumps(asdict(note)))
+def keep(made: Path, library: Path, note: Note) -> None:
+    """Give a library that was made on the same disk its place and its note, and drop those that nobody uses.
+
+    The note comes first: no other process sees a library without one.
+    """
+    note = replace(note, size=made.stat().st_size, sha256=_hash(made))
+    beside = made.with_suffix(".json")
+    beside.write_text(json.dumps(asdict(note)))
+    durable.rename(beside, library.with_suffix(".json"))
+    durable.rename(made, library)
+    for folder in library.parent.parent.iterdir():
+        with suppress(OSError):  # another process may be dropping it
+            if folder != library.parent and _ours(folder) and _idle(folder) > UNUSED_S:
+                shutil.rmtree(folder)
 
 
 def cached() -> list[Cached]:
-    """Every library in the cache, the newest first."""
-    found = [path for home in _homes() for path in home.glob("*/kernels-*.so") if _ours(path)]
-    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    return [Cached(path.parent.name, path, path.stat().st_size, _note(path)) for path in found]
+    """Every whole library in the cache, the newest first."""
+    return list(_whole("*/kernels-*.so"))
 
 
-def _note(library: Path) -> Note | None:
-    try:
-        return Note(**json.loads(library.with_suffix(".json").read_text()))
-    except (OSError, ValueError, TypeError):  # absent, cut short, or of another version
-        return None
+def _whole(pattern: str) -> Iterator[Cached]:
+    """The libraries that match, the newest first, without those that are damaged or belong to a stranger."""
+    found = [path for home in _homes() for path in home.glob(pattern) if _ours(path)]
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            note = Note(**json.loads(path.with_suffix(".json").read_text()))
+            if path.stat().st_size == note.size and _hash(path) == note.sha256:
+                yield Cached(path.parent.name, path, note)
+        except (OSError, ValueError, TypeError):  # the note is absent, cut short, or of another version
+            continue
+
+
+def _idle(folder: Path) -> float:
+    return time.time() - folder.stat().st_mtime
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _homes() -> list[Path]:

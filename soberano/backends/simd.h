@@ -54,6 +54,20 @@ inline uint16_t f32_to_f16(float x) {  // round to nearest, ties to even
   return uint16_t(sign | ((magnitude + 0xfff + odd - 0x38000000) >> 13));
 }
 
+inline float bf16_to_f32(uint16_t b) {
+  const uint32_t bits = uint32_t(b) << 16;
+  float out;
+  std::memcpy(&out, &bits, 4);
+  return out;
+}
+
+inline uint16_t f32_to_bf16(float x) {  // round to nearest, ties to even; NaN stays NaN
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+  return uint16_t(nan ? bits >> 16 | 64 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 }  // namespace soberano
 
 #if SOBERANO_AVX512
@@ -73,10 +87,7 @@ namespace soberano {
 #if !SOBERANO_AVX512 && !SOBERANO_AVX2
 inline f32x16 load_bf16(const uint16_t* p) {
   float x[16];
-  for (int i = 0; i < 16; i++) {
-    const uint32_t bits = uint32_t(p[i]) << 16;
-    std::memcpy(x + i, &bits, 4);
-  }
+  for (int i = 0; i < 16; i++) x[i] = bf16_to_f32(p[i]);
   return load(x);
 }
 #endif
@@ -91,22 +102,17 @@ inline f32x16 load_half_powers(const uint8_t* e) {
   return load(x);
 }
 
-// Sixteen bfloat16 numbers, rounded to nearest, ties to even; NaN stays NaN.
+// Sixteen bfloat16 numbers, rounded as f32_to_bf16 rounds.
 inline void store_bf16(uint16_t* p, f32x16 a) {
   float x[16];
   store(x, a);
-  for (int i = 0; i < 16; i++) {
-    uint32_t bits;
-    std::memcpy(&bits, x + i, 4);
-    const bool nan = (bits & 0x7fffffff) > 0x7f800000;
-    p[i] = uint16_t(nan ? bits >> 16 | 64 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-  }
+  for (int i = 0; i < 16; i++) p[i] = f32_to_bf16(x[i]);
 }
 
-// exp(x) for x <= 88, to 1 ulp or so; below -87 it stays at exp(-87), about 1e-38. NaN is not kept. Cody-Waite
+// exp(x) for x <= 88, to 1 ulp or so; below -87 it stays at exp(-87), about 1e-38. NaN stays NaN. Cody-Waite
 // reduction, then a polynomial of degree 6 in Horner form.
 inline f32x16 exp(f32x16 x) {
-  x = max(x, set1(-87.0f));
+  x = max(set1(-87.0f), x);  // in this order: the maximum of anything and NaN is its second argument
   f32x16 n = round_even(x * set1(1.44269504088896341f));
   f32x16 r = fnma(n, set1(0.693359375f), x);
   r = fnma(n, set1(-2.12194440e-4f), r);

@@ -44,7 +44,7 @@ inline f32x16 scale2(f32x16 a, f32x16 n) {
   for (int i = 0; i < 16; i++) {
     uint32_t bits;
     std::memcpy(&bits, &a.v[i], 4);
-    bits += uint32_t(int32_t(n.v[i])) << 23;
+    if (!std::isnan(n.v[i])) bits += uint32_t(int32_t(n.v[i])) << 23;
     std::memcpy(&r.v[i], &bits, 4);
   }
   return r;

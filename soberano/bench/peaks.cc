@@ -76,30 +76,30 @@ double multiply_bytes_in_halves(int64_t rounds) {
 #endif
 
 #if SOBERANO_AMX
-double multiply_bf16_tiles(int64_t rounds) {
+// `four` multiplies four pairs of tiles of 16 rows and `columns` columns.
+template <class Four> double multiply_tiles(int64_t rounds, int columns, Four&& four) {
   configure_tiles();
-  for (int64_t r = 0; r < rounds; r++) {
+  for (int64_t r = 0; r < rounds; r++) four();
+  _tile_release();
+  return 4 * 2.0 * 16 * 16 * columns * double(rounds);
+}
+
+double multiply_bf16_tiles(int64_t rounds) {
+  return multiply_tiles(rounds, 32, [] {
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 5, 6);
     _tile_dpbf16ps(2, 4, 7);
     _tile_dpbf16ps(3, 5, 7);
-  }
-  _tile_release();
-  return 4 * 2.0 * 16 * 16 * 32 * double(rounds);
+  });
 }
-#endif
 
-#if SOBERANO_AMX && defined(__AMX_INT8__)
 double multiply_byte_tiles(int64_t rounds) {
-  configure_tiles();
-  for (int64_t r = 0; r < rounds; r++) {
+  return multiply_tiles(rounds, 64, [] {
     _tile_dpbusd(0, 4, 6);
     _tile_dpbusd(1, 5, 6);
     _tile_dpbusd(2, 4, 7);
     _tile_dpbusd(3, 5, 7);
-  }
-  _tile_release();
-  return 4 * 2.0 * 16 * 16 * 64 * double(rounds);
+  });
 }
 #endif
 
@@ -127,8 +127,6 @@ extern "C" void soberano_multiply(double* operations, int64_t kind, int64_t roun
 #endif
 #if SOBERANO_AMX
   if (kind == 3 && amx_allowed()) multiply = multiply_bf16_tiles;
-#endif
-#if SOBERANO_AMX && defined(__AMX_INT8__)
   if (kind == 4 && amx_allowed()) multiply = multiply_byte_tiles;
 #endif
   Pool& pool = Pool::instance();

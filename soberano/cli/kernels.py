@@ -81,10 +81,10 @@ def _list() -> list[dict[str, Any]]:
     return [
         {
             "key": each.key,
-            "isa": each.note.isa if each.note else "?",
+            "isa": each.note.isa,
             "serves": here.get(each.key, "nothing here: it is of another version, or for another processor"),
-            "compiler": each.note.compiler if each.note else "?",
-            "size": each.size,
+            "compiler": each.note.compiler,
+            "size": each.note.size,
             "path": str(each.path),
         }
         for each in native_cache.cached()

@@ -6,7 +6,6 @@ from whatever index, mirror or folder the user's own pip is set up for. What get
 
 import hashlib
 import http.client
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
+from soberano.core import durable
 from soberano.core.errors import FetchError, OfflineError
 from soberano.core.progress import Progress, silent
 from soberano.core.settings import child_environment, settings
@@ -68,9 +68,7 @@ def fetch(url: str, dest: Path, *, sha256: str, size: int | None = None, progres
             f"{_shown(url)} brought other bytes than were promised: SHA-256 {found} instead of {sha256}; "
             "nothing was kept. If the file was replaced on purpose, check the new hash with its publisher first"
         )
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    return part.replace(dest)
+    return durable.rename(part, dest)
 
 
 def hash_file(path: Path) -> str:

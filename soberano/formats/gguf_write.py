@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from soberano.core import durable
 from soberano.core.errors import FileError, InputError
 from soberano.core.progress import Progress, silent
 from soberano.formats.gguf_layout import (
@@ -202,10 +203,7 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
     try:
         with part.open("xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        _sync_folder(path.parent)
+        durable.rename(part, path)
     except OSError as error:
         raise FileError(
             f"{path} cannot be written: {error.strerror or error}; check the folder and the disk"
@@ -213,13 +211,3 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put a rename on the disk. Windows has no such thing, and some network file systems refuse it."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

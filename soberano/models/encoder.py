@@ -20,6 +20,7 @@ from soberano.core.settings import settings
 from soberano.core.types import Array
 from soberano.models.architecture import architecture
 from soberano.models.batches import Batch, batches
+from soberano.models.keys import refuse_unread
 from soberano.models.layers import Metadata, ModelFile
 from soberano.models.sentence import Sentence
 from soberano.models.weights import find_weights, load_weights
@@ -98,7 +99,9 @@ class Encoder:
     ) -> None:
         """`kind` is the architecture, `keys` what the file calls its keys: see soberano.models.layers.Metadata."""
         self.module = architecture(kind, file.path)
-        self.config = self.module.Config.from_gguf(Metadata(file, kind, keys))
+        meta = Metadata(file, kind, keys)
+        self.config = self.module.Config.from_gguf(meta)
+        refuse_unread(meta)
         found = find_weights(file, self.module, self.config)
         self.path, self.name, self.tokenizer, self.sentence = file.path, name, tokenizer, sentence
         if tokenizer.size > self.config.vocabulary:

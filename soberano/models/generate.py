@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from soberano.core.errors import CapacityError, ContextError, InputError
+from soberano.core.errors import CapacityError, ContextError, InputError, SoberanoError
 from soberano.models.options import Options
-from soberano.models.step import Chunk, Draw, Penalties
+from soberano.models.step import NO_TOKEN, Chunk, Draw, Penalties
 from soberano.ops.random import seed_words
 from soberano.ops.sample import Sampling
 from soberano.ops.softmax import log_softmax
@@ -105,7 +105,8 @@ class Generation:
     def step(self) -> list[Piece]:
         """Do one device step, a chunk of the prompt or a token; return the text that became final: a piece or none.
 
-        Whatever it raises, the generation is done. Raises CapacityError when the cache was lost since the last step.
+        Whatever it raises, the generation is done. Raises CapacityError when the cache was lost since the last step,
+        SoberanoError when the model computes no numbers to draw from.
         """
         if self.done:
             return []
@@ -157,6 +158,11 @@ class Generation:
         self._token, self._position = drawn, position
         self._draw = self._draw._replace(penalties=penalties)
         token = int(self._model.home.to_numpy(self._token)[0])
+        if token == NO_TOKEN:
+            raise SoberanoError(
+                f"{self._model.path.name} computed logits that are not finite, so there is no next token: its weights "
+                f"are damaged or a kernel is wrong; `soberano verify {self._model.path}` finds the layer"
+            )
         now = time.perf_counter()
         if self.completion_tokens == 0:
             self._first = now

@@ -23,6 +23,9 @@ from soberano.ops.sample import Sampling, greedy, penalise, sample
 CHUNKS = (16, 64, 256, 512)
 """The lengths of a prompt's chunks, where a length costs a compilation."""
 
+NO_TOKEN = -1
+"""What is drawn from logits that are not all finite."""
+
 compiled: Counter[tuple[Any, ...]] = Counter()
 """How often each program was traced: tests assert that traffic adds nothing."""
 
@@ -83,15 +86,15 @@ def _draw(key: tuple[Plan, bool], logits: Array, draw: Draw, position: Array) ->
 
 
 def _choose(plan: Plan, sampled: bool, logits: Array, draw: Draw, position: Array) -> tuple[Array, Penalties | None]:
-    p = draw.penalties
+    here, p = home_of_plan(plan), draw.penalties
+    finite = here.xp.all(here.xp.isfinite(logits), axis=-1)
     if p is not None:
         logits = penalise(logits, p.prompt, p.output, p.repeat, p.presence, p.frequency, p.bias)
     token = sample(logits, draw.params, draw.seed, position) if sampled else greedy(logits)
-    if p is None:
-        return token, None
-    here = home_of_plan(plan)
-    rows = here.xp.arange(token.shape[0], dtype=here.xp.int32)
-    return token, p._replace(output=here.put(p.output, (rows, token), p.output[rows, token] + 1))
+    if p is not None:
+        rows = here.xp.arange(token.shape[0], dtype=here.xp.int32)
+        p = p._replace(output=here.put(p.output, (rows, token), p.output[rows, token] + 1))
+    return here.xp.where(finite, token, NO_TOKEN).astype(here.xp.int32), p
 
 
 def _decode(
@@ -132,7 +135,7 @@ class Programs:
         return self._forward(self._keys[role]._replace(every=every), weights, k, v, chunk)
 
     def draw(self, logits: Array, draw: Draw, position: Array, *, sampled: bool) -> Any:
-        """(token (B,), position + 1, penalties with the token counted) from logits (B, V)."""
+        """(token (B,) or NO_TOKEN, position + 1, penalties with the token counted) from logits (B, V)."""
         return self._draw((self.plan, sampled), logits, draw, position)
 
     def decode(
@@ -140,8 +143,8 @@ class Programs:
     ) -> Any:
         """One generated token through the model and the next one drawn, in one program.
 
-        token (B,) is the last one drawn, position (B,) that of the next. Returns (logits (B, V), token, position + 1,
-        penalties, k, v). Consumes k and v.
+        token (B,) is the last one drawn, position (B,) that of the next. Returns (logits (B, V), token or NO_TOKEN,
+        position + 1, penalties, k, v). Consumes k and v.
         """
         return self._decode((self._keys["token"], sampled), weights, k, v, token, position, table, draw)
 
@@ -153,7 +156,7 @@ class Programs:
     @property
     def pads(self) -> bool:
         """Whether shapes cost a compilation, so that chunks are padded and tables widened."""
-        return self.home.name == "jax"
+        return self.home.compiles
 
     def chunk(self, left: int) -> tuple[int, int]:
         """(how many of `left` prompt tokens the next chunk takes, how long the chunk is)."""

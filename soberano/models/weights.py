@@ -15,8 +15,8 @@ from soberano.core.errors import FileError, UnsupportedModel
 from soberano.core.progress import Progress
 from soberano.core.types import Array
 from soberano.formats.tensors import TensorFile, TensorInfo
-from soberano.models.packing import Packing
 from soberano.quant import tiles
+from soberano.quant.packing import Packing
 from soberano.quant.tensor import Form, QTensor, Stack
 
 # Tensors that a config reads, or that merely repeat what the metadata says.

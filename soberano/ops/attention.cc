@@ -7,7 +7,6 @@
 //
 // A unit of work is a block of queries that share their keys, with all of their runs; where there are few blocks, with
 // one run, and what the runs give is merged when all are there.
-#include <memory>
 #include <vector>
 
 #include "soberano/backends/pool.h"
@@ -38,8 +37,8 @@ std::vector<Block> blocks_of(const Call& c, int threads) {
 
 // Few blocks, as for a generated token: stretches of their runs are shared out, and merged when all are there.
 template <class Math> void run_few(const Call& c, const std::vector<Block>& blocks, int64_t runs, int64_t part) {
-  static thread_local Buffer<float> room;
-  float* const parts = room.get(runs * part);
+  static thread_local Scratch<float> memory;
+  float* const parts = memory.room(runs * part);
   Pool& pool = Pool::instance();
   struct Stretch {
     const Block* block;
@@ -80,9 +79,9 @@ template <class Math> void run(const Call& c) {
     return;
   }
   pool.parallel(int(blocks.size()), [&](int i) {
-    static thread_local Buffer<float> room;
+    static thread_local Scratch<float> memory;
     const Block& block = blocks[i];
-    const Part one = Part::in(room.get(part), block.rows);
+    const Part one = Part::in(memory.room(part), block.rows);
     const Math math(c, block);
     Merge merge(c, block);
     for (int run = 0; run < block.runs(); run++) math.run(int64_t(run) * kRun, one), merge.add(one);
@@ -184,6 +183,14 @@ void copy(const Pages& from, void* to) {  // XLA gives both the same memory wher
   if (to != from.untyped_data()) std::memcpy(to, from.untyped_data(), from.size_bytes());
 }
 
+// Write k and v into new pages, those of the layer and copies of the rest.
+template <class Page>
+void renew(Page, const Layer& here, const F32& k, const F32& v, const Pages& k_pages, const Pages& v_pages,
+           NewPages& new_k, NewPages& new_v) {
+  copy(k_pages, new_k->untyped_data()), copy(v_pages, new_v->untyped_data());
+  write<Page>(here.call, {(uint8_t*)here.call.k, (uint8_t*)here.call.v, k.typed_data(), v.typed_data()});
+}
+
 constexpr Rotation kUnturned = {nullptr, nullptr, 1, 0, false};
 
 ffi::Error attention(F32 q, Pages k_pages, Pages v_pages, S32 positions, S32 table, S32 layer, Out out, float scale,
@@ -201,8 +208,7 @@ ffi::Error write_kv(Pages k_pages, Pages v_pages, F32 k, F32 v, S32 positions, S
   return with_pages(k_pages, k.dimensions()[3], [&](auto page) {
     Layer here(page, k, kUnturned, k_pages, new_k->untyped_data(), new_v->untyped_data(), positions, table, layer);
     if (here.why) return ffi::Error::InvalidArgument(here.why);
-    copy(k_pages, new_k->untyped_data()), copy(v_pages, new_v->untyped_data());
-    write<decltype(page)>(here.call, {(uint8_t*)here.call.k, (uint8_t*)here.call.v, k.typed_data(), v.typed_data()});
+    renew(page, here, k, v, k_pages, v_pages, new_k, new_v);
     return ffi::Error::Success();
   });
 }
@@ -214,8 +220,7 @@ ffi::Error attend(F32 q, F32 k, F32 v, F32 cos, F32 sin, Pages k_pages, Pages v_
     const Rotation rotation = {cos.typed_data(), sin.typed_data(), angles[0], angles[2], halves};
     Layer here(page, q, rotation, k_pages, new_k->untyped_data(), new_v->untyped_data(), positions, table, layer);
     if (here.why) return ffi::Error::InvalidArgument(here.why);
-    copy(k_pages, new_k->untyped_data()), copy(v_pages, new_v->untyped_data());
-    write<decltype(page)>(here.call, {(uint8_t*)here.call.k, (uint8_t*)here.call.v, k.typed_data(), v.typed_data()});
+    renew(page, here, k, v, k_pages, v_pages, new_k, new_v);
     here.call.out = out->typed_data(), here.call.scale = scale;
     return run_pages<decltype(page)>(here.call, bf16);
   });

@@ -88,6 +88,8 @@ def attention(
     values = read_values(home, home.at(v_pages, layer)[table])  # (B, N, K, page, E)
     keys = xp.moveaxis(keys, 1, 3).reshape(batch, kv_heads, 1, width, span)
     values = xp.moveaxis(values, 1, 2).reshape(batch, kv_heads, 1, span, width)
+    written = xp.arange(span) <= xp.max(positions, axis=1, keepdims=True)  # 0 times what lies behind may be no 0
+    values = xp.where(written[:, None, None, :, None], values, 0.0)
     queries = xp.moveaxis(q.reshape(batch, new, kv_heads, -1, width), 1, 3)  # (B, K, G, T, E)
     scores = (queries @ keys) * (width**-0.5 if scale is None else scale)  # (B, K, G, T, S)
     seen = (xp.arange(span) <= positions[:, :, None])[:, None, None]  # (B, 1, 1, T, S)

@@ -23,9 +23,9 @@ inline void store_bf16(uint16_t* to, const float* from, int64_t count) {
     _mm512_store_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + i + 16), _mm512_loadu_ps(from + i)));
 }
 
-// 2^x for x <= 0, to 3e-6: a thousandth of what a weight loses when it is rounded to bfloat16.
+// 2^x for x <= 0, to 3e-6: a thousandth of what a weight loses when it is rounded to bfloat16. NaN stays NaN.
 inline __m512 power_of_2(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
+  x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x);  // of anything and NaN, the second
   const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm512_sub_ps(x, n);
   __m512 p = _mm512_set1_ps(0.00957010143f);
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.0559178603f));
@@ -39,8 +39,8 @@ template <class Page> class AttendBf16 {
  public:
   AttendBf16(const Call& call, const Block& block)
       : c_(call), n_(call.n), block_(block), queries_(call, block), padded_((block.rows + 31) / 32 * 32) {
-    static thread_local Buffer<uint16_t> room;
-    q_ = room.get(padded_ * n_.E);
+    static thread_local Scratch<uint16_t> memory;
+    q_ = memory.room(padded_ * n_.E);
     const float scale = c_.scale * 1.44269504f;  // scores count in powers of 2
     for (int r = 0; r < padded_; r++) {
       alignas(64) float scaled[kWidth];
@@ -53,8 +53,8 @@ template <class Page> class AttendBf16 {
   AttendBf16(const AttendBf16&) = delete;
 
   void run(int64_t start, const Part& part) const {
-    static thread_local Buffer<uint16_t> key_room, value_room;
-    uint16_t *k = key_room.get(kRun * n_.E), *v = value_room.get(kRun * n_.E);
+    static thread_local Scratch<uint16_t> key_memory, value_memory;
+    uint16_t *k = key_memory.room(kRun * n_.E), *v = value_memory.room(kRun * n_.E);
     int mine[kBlock + 32];
     pack(start, queries_.visible(start, mine), k, v);
     std::fill(mine + block_.rows, mine + padded_, 0);
@@ -73,8 +73,8 @@ template <class Page> class AttendBf16 {
   // The keys and values of the run as right-hand tiles: k[16 keys][32 numbers of a head], v[16 numbers][32 keys]. Keys
   // that nobody sees are left as they are; values that nobody sees are 0, since 0 times what lies there may be no 0.
   void pack(int64_t start, int keys, uint16_t* k, uint16_t* v) const {
-    static thread_local Buffer<float> page_room;
-    float* numbers = page_room.get(n_.E * n_.page);
+    static thread_local Scratch<float> page_memory;
+    float* numbers = page_memory.room(n_.E * n_.page);
     const RunPages<Page> pages(c_, block_, start);
     const int64_t count = (keys + n_.page - 1) / n_.page;
     for (int64_t p = 0; p < count; p++) {

@@ -8,8 +8,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <vector>
 
+#include "soberano/backends/scratch.h"
 #include "soberano/ops/attention_pages.h"
 
 namespace soberano {
@@ -66,24 +66,12 @@ struct Block {
   int runs() const { return int((longest + kRun - 1) / kRun); }
 };
 
-// Memory that a thread keeps from call to call.
-template <class T> class Buffer {
- public:
-  T* get(size_t count) {
-    if (room_.size() < count + 64 / sizeof(T)) room_.resize(count + 64 / sizeof(T));
-    return (T*)((uintptr_t(room_.data()) + 63) & ~uintptr_t(63));
-  }
-
- private:
-  std::vector<T> room_;
-};
-
 // The queries of a block, turned, and how many keys each sees. One at a time in a thread.
 class Queries {
  public:
   Queries(const Call& c, const Block& block) : rows_(block.rows), width_(c.n.E) {
-    static thread_local Buffer<float> room;
-    data_ = room.get(rows_ * width_);
+    static thread_local Scratch<float> memory;
+    data_ = memory.room(rows_ * width_);
     for (int r = 0; r < rows_; r++) {
       const int64_t t = block.token(c.n, r);
       c.rotation.turn(c.q + block.offset(c.n, r), block.b, t, c.n, data_ + r * width_);

@@ -62,8 +62,8 @@ template <class Page> class AttendF32 {
   AttendF32(const Call& call, const Block& block) : c_(call), n_(call.n), block_(block), queries_(call, block) {}
 
   void run(int64_t start, const Part& part) const {
-    static thread_local Buffer<float> score_room, page_room;
-    float *s = score_room.get(block_.rows * kRun), *numbers = page_room.get(n_.E * n_.page);
+    static thread_local Scratch<float> score_memory, page_memory;
+    float *s = score_memory.room(block_.rows * kRun), *numbers = page_memory.room(n_.E * n_.page);
     const RunPages<Page> pages(c_, block_, start);
     int mine[kBlock];
     const int keys = queries_.visible(start, mine), count = int((keys + n_.page - 1) / n_.page);

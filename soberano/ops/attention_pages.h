@@ -82,14 +82,19 @@ struct Q8Page {
   }
 
  private:
-  // The codes of 32 numbers, and their scale as stored.
+  // The codes of 32 numbers, and their scale as stored: NaN if one of them is not finite.
   static uint16_t quantise(const float* x, int8_t* code) {
     const f32x16 a = load(x), b = load(x + 16);
     const uint16_t scale = f32_to_f16(std::min(largest(max(abs(a), abs(b))) / 127.0f, 65504.0f));
     const float d = f16_to_f32(scale);
     const f32x16 inverse = set1(d > 0 ? 1.0f / d : 0.0f), top = set1(127.0f), bottom = set1(-127.0f);
-    store_i8(code, max(bottom, min(top, round_even(a * inverse))));
-    store_i8(code + 16, max(bottom, min(top, round_even(b * inverse))));
+    const f32x16 first = round_even(a * inverse), second = round_even(b * inverse);
+    if (!std::isfinite(sum(first) + sum(second))) {
+      std::fill(code, code + kGroup, int8_t(0));
+      return f32_to_f16(NAN);
+    }
+    store_i8(code, max(bottom, min(top, first)));
+    store_i8(code + 16, max(bottom, min(top, second)));
     return scale;
   }
 };

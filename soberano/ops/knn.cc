@@ -93,11 +93,11 @@ void scan(const Base& base, const Products& products, const float* reach, int64_
           std::atomic<int64_t>& next, Best& best) {
   using Row = typename Products::Row;
   const int64_t stride = products.padded ? products.padded : base.D, groups = up_to(queries, kQueries) / kQueries;
-  const Aligned<Row> room(products.padded ? run * stride : 0);
+  const Scratch<Row> room(products.padded ? run * stride : 0);
   typename Products::Sums sums;
   for (int64_t first; (first = run * next.fetch_add(1, std::memory_order_relaxed)) < base.N;) {
     const int64_t last = std::min(first + run, base.N);
-    const Row* rows = ready(base, products, first, last, room.data);
+    const Row* rows = ready(base, products, first, last, room.data());
     for (int64_t g = 0; g < groups; g++)
       for (int64_t at = first; at < last; at += kRows) {
         const int64_t n = std::min<int64_t>(kRows, last - at);
@@ -196,12 +196,15 @@ extern "C" void soberano_nearest(const float* queries, const float* reach, const
   soberano::nearest({queries, reach, Q}, {data, scale, error, half, N, D, kind}, k, scores, ids);
 }
 
-extern "C" void soberano_rescore(const float* queries, const void* data, const float* half, const int32_t* ids,
-                                 float* scores, int64_t Q, int64_t N, int64_t D, int64_t C, int64_t kind) {
+// Returns 0, or 1 for an id that is no row: indices come from outside too.
+extern "C" int soberano_rescore(const float* queries, const void* data, const float* half, const int32_t* ids,
+                                float* scores, int64_t Q, int64_t N, int64_t D, int64_t C, int64_t kind) {
+  if (std::any_of(ids, ids + Q * C, [&](int32_t id) { return id < 0 || id >= N; })) return 1;
   const soberano::Queries all = {queries, nullptr, Q};
   const soberano::Base base = {data, nullptr, nullptr, half, N, D, kind};
   if (kind == soberano::kFloat32) soberano::rescore<float>(all, base, ids, C, scores);
   if (kind == soberano::kBfloat16) soberano::rescore<uint16_t>(all, base, ids, C, scores);
+  return 0;
 }
 
 static const float* or_null(ffi::Buffer<ffi::F32> part) { return part.element_count() ? part.typed_data() : nullptr; }
@@ -219,8 +222,9 @@ static ffi::Error nearest(ffi::Buffer<ffi::F32> queries, ffi::Buffer<ffi::F32> r
 static ffi::Error rescore(ffi::Buffer<ffi::F32> queries, ffi::AnyBuffer data, ffi::Buffer<ffi::F32> half,
                           ffi::Buffer<ffi::S32> ids, ffi::ResultBuffer<ffi::F32> scores, int32_t kind) {
   const auto shape = ids.dimensions();
-  soberano_rescore(queries.typed_data(), data.untyped_data(), or_null(half), ids.typed_data(), scores->typed_data(),
-                   shape[0], data.dimensions()[0], queries.dimensions()[1], shape[1], kind);
+  if (soberano_rescore(queries.typed_data(), data.untyped_data(), or_null(half), ids.typed_data(), scores->typed_data(),
+                       shape[0], data.dimensions()[0], queries.dimensions()[1], shape[1], kind))
+    return ffi::Error::InvalidArgument("rescore: an id is outside of the base");
   return ffi::Error::Success();
 }
 

@@ -63,11 +63,12 @@ def nearest(queries: Array, base: Vectors, k: int, *, upper: bool = False) -> tu
 def rescore(queries: Array, base: Vectors, ids: Array) -> Array:
     """Compute the scores of some vectors for each query.
 
-    queries (Q, D) floating, ids (Q, C) int32 in [0, N) -> (Q, C) float32. Raises InputError, ShapeError.
+    queries (Q, D) floating, ids (Q, C) int32 in [0, N) -> (Q, C) float32. Raises InputError, ShapeError. In a program
+    that is being compiled only a kernel can refuse an id, and does, when it runs.
     """
     home = home_of(queries)
     queries = prepare("rescore", queries, base)
-    check_ids(queries, ids)
+    check_ids(queries, base, ids)
     scores = home.xp.sum(queries[:, None] * base.rows(home, ids), axis=-1)
     return scores if base.half is None else scores - base.half[ids]
 
@@ -102,10 +103,18 @@ def lengths(queries: Array) -> Array:
     return xp.sqrt(xp.sum(queries * queries, axis=1)) * (1 + queries.shape[1] * 2.0**-23 + 1e-6) + TINY
 
 
-def check_ids(queries: Array, ids: Array) -> None:
-    """Check the ids that `rescore` gets: their shape and type. Their values are the caller's affair."""
+def check_ids(queries: Array, base: Vectors, ids: Array) -> None:
+    """Check the ids that `rescore` gets: their shape, their type and, where they can be seen, their values."""
     if ids.ndim != 2 or ids.shape[0] != queries.shape[0] or ids.dtype.name != "int32":
         raise ShapeError(
             f"rescore: ids are {ids.dtype} {ids.shape} for {queries.shape[0]} queries; pass int32 "
             f"({queries.shape[0]}, C)"
         )
+    home = home_of(ids)
+    if home.concrete(ids):
+        seen = home.to_numpy(ids)
+        bad = seen[(seen < 0) | (seen >= len(base))]
+        if bad.size:
+            raise InputError(
+                f"rescore: {bad[0]} is no id of a base of {len(base)} vectors; pass ids from 0 to {len(base) - 1}"
+            )

@@ -21,12 +21,6 @@ struct Bytes {
   static f32x16 join(const Sum* high, const Sum* low, f32x16 step) { return soberano::join(high, low, step); }
 };
 
-inline uint16_t to_bf16(float x) {  // to nearest, ties to even; x is finite
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 struct Bfloat16s {
   using Row = uint16_t;
   using Sum = float;
@@ -37,11 +31,8 @@ struct Bfloat16s {
   static void low1() { _tile_dpbf16ps(3, 4, 5); }
   static float split(const float* q, int64_t D, Row* high, Row* low) {
     for (int64_t i = 0; i < D; i++) {
-      high[i] = to_bf16(q[i]);
-      const uint32_t bits = uint32_t(high[i]) << 16;
-      float rounded;
-      std::memcpy(&rounded, &bits, 4);
-      low[i] = to_bf16(q[i] - rounded);
+      high[i] = f32_to_bf16(q[i]);
+      low[i] = f32_to_bf16(q[i] - bf16_to_f32(high[i]));
     }
     return 1.0f;
   }
@@ -62,8 +53,8 @@ template <class Number> class TileProducts {
     std::vector<Row> parts[2] = {std::vector<Row>(padded), std::vector<Row>(padded)};
     for (int64_t q = 0; q < Q; q++) {
       for (auto& part : parts) std::fill(part.begin(), part.end(), Row(0));
-      step_.data[q] = Number::split(queries + q * D, D, parts[0].data(), parts[1].data());
-      Row* group = queries_.data + q / kQueries * kQueries * padded * 2;
+      step_.data()[q] = Number::split(queries + q * D, D, parts[0].data(), parts[1].data());
+      Row* group = queries_.data() + q / kQueries * kQueries * padded * 2;
       for (int64_t i = 0; i < padded; i++)
         for (int part = 0; part < 2; part++)
           group[(i / per_tile * 4 + q % kQueries / 16 * 2 + part) * tile + i % per_tile / together * 16 * together +
@@ -72,7 +63,7 @@ template <class Number> class TileProducts {
   }
 
   void block(const Row* rows, int64_t stride, int64_t, int64_t g, Sums& sums) const {
-    const Row* queries = queries_.data + g * kQueries * padded * 2;
+    const Row* queries = queries_.data() + g * kQueries * padded * 2;
     const int64_t bytes = stride * sizeof(Row), tiles = padded / per_tile;
     const char* ahead = (const char*)rows + std::max<int64_t>(kRows * bytes, 4096);
     const bool second = Q_ - g * kQueries > 16;
@@ -103,15 +94,15 @@ template <class Number> class TileProducts {
   }
 
   f32x16 product(const Sums& sums, int64_t r, int h, int64_t g) const {
-    return Number::join(sums.tiles[2 * h][r], sums.tiles[2 * h + 1][r], load(step_.data + g * kQueries + 16 * h));
+    return Number::join(sums.tiles[2 * h][r], sums.tiles[2 * h + 1][r], load(step_.data() + g * kQueries + 16 * h));
   }
 
   const int64_t padded;
 
  private:
   int64_t Q_;
-  Aligned<Row> queries_;
-  Aligned<float> step_;
+  Scratch<Row> queries_;
+  Scratch<float> step_;
 };
 
 }  // namespace soberano

@@ -37,7 +37,7 @@ def rescore(queries: Array, base: Vectors, ids: Array) -> Array:
     if base.kind not in ("float32", "bfloat16"):
         raise Unsupported(f"knn.cc rescores float32 and bfloat16 vectors, not {base.kind}")
     queries = prepare("rescore", queries, base)
-    check_ids(queries, ids)
+    check_ids(queries, base, ids)
     result = jax.ShapeDtypeStruct(ids.shape, jnp.float32)
     call = jax.ffi.ffi_call(native.target("soberano_rescore_ffi"), result, vmap_method="sequential")
     half = _NONE if base.half is None else base.half

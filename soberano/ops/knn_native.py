@@ -36,7 +36,7 @@ def rescore(queries: np.ndarray, base: Vectors, ids: np.ndarray) -> np.ndarray:
     if base.kind not in ("float32", "bfloat16"):
         raise Unsupported(f"knn.cc rescores float32 and bfloat16 vectors, not {base.kind}")
     queries = np.ascontiguousarray(prepare("rescore", queries, base))
-    check_ids(queries, ids)
+    check_ids(queries, base, ids)
     scores = np.empty(ids.shape, np.float32)
     native.call(
         "soberano_rescore",

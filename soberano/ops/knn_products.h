@@ -12,10 +12,10 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
-#include <memory>
 #include <vector>
 
 #include "soberano/backends/amx.h"
+#include "soberano/backends/scratch.h"
 #include "soberano/backends/simd_scan.h"
 
 namespace soberano {
@@ -28,17 +28,6 @@ constexpr int kTogether = 1;
 #endif
 
 inline int64_t up_to(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
-// Memory that starts at a cache line, zero.
-template <class T> struct Aligned {
-  explicit Aligned(int64_t n) : bytes_(new char[n * sizeof(T) + 64]()) {
-    data = (T*)((uintptr_t(bytes_.get()) + 63) & ~uintptr_t(63));
-  }
-  T* data;
-
- private:
-  std::unique_ptr<char[]> bytes_;
-};
 
 inline f32x16 load_row(const float* p) { return load(p); }
 inline f32x16 load_row(const uint16_t* p) { return load_bf16(p); }
@@ -93,7 +82,7 @@ template <class T> class FloatProducts {
   };
   FloatProducts(const float* queries, int64_t Q, int64_t D)
       : padded(0), Q_(Q), D_(D), width_(up_to(D, 16)), queries_(Q * width_) {
-    for (int64_t q = 0; q < Q; q++) std::copy(queries + q * D, queries + (q + 1) * D, queries_.data + q * width_);
+    for (int64_t q = 0; q < Q; q++) std::copy(queries + q * D, queries + (q + 1) * D, queries_.data() + q * width_);
   }
 
   void block(const Row* rows, int64_t stride, int64_t n, int64_t g, Sums& sums) const {
@@ -109,7 +98,7 @@ template <class T> class FloatProducts {
 
   // Four rows, wherever they lie, with one query.
   void four(const Row* const* rows, int64_t query, float (*products)[kQueries]) const {
-    dots<4, 1>(rows, queries_.data + query * width_, width_, D_, 0, products[0]);
+    dots<4, 1>(rows, queries_.data() + query * width_, width_, D_, 0, products[0]);
   }
 
   const int64_t padded;
@@ -118,7 +107,7 @@ template <class T> class FloatProducts {
   // n rows with N queries, few enough for both to stay in the first cache.
   template <int N>
   void few(const Row* rows, int64_t stride, int64_t n, int64_t query, int64_t ahead, float* products) const {
-    const float* queries = queries_.data + query * width_;
+    const float* queries = queries_.data() + query * width_;
     int64_t r = 0;
     for (; r + 4 <= n; r += 4) {
       const Row* four[4];
@@ -132,7 +121,7 @@ template <class T> class FloatProducts {
   }
 
   int64_t Q_, D_, width_;
-  Aligned<float> queries_;
+  Scratch<float> queries_;
 };
 
 // A query in 15 bits: q is about step * (128 high + low). Numbers below 1e-30 become zero.
@@ -163,28 +152,28 @@ class CodeProducts {
   CodeProducts(const float* queries, int64_t Q, int64_t D)
       : padded(up_to(D, 64)), Q_(Q), high_(Q * padded), low_(Q * padded), step_(up_to(Q, kQueries)) {
     for (int64_t q = 0; q < Q; q++)
-      step_.data[q] = split(queries + q * D, D, high_.data + q * padded, low_.data + q * padded);
+      step_.data()[q] = split(queries + q * D, D, high_.data() + q * padded, low_.data() + q * padded);
   }
 
   void block(const Row* rows, int64_t stride, int64_t n, int64_t g, Sums& sums) const {
     const int64_t first = g * kQueries, present = std::min<int64_t>(kQueries, Q_ - first);
     for (int64_t r = 0; r < n; r++)
       for (int64_t q = 0; q < present; q++) {
-        sums.high[r][q] = dot_bytes(rows + r * stride, high_.data + (first + q) * padded, padded);
-        sums.low[r][q] = dot_bytes(rows + r * stride, low_.data + (first + q) * padded, padded);
+        sums.high[r][q] = dot_bytes(rows + r * stride, high_.data() + (first + q) * padded, padded);
+        sums.low[r][q] = dot_bytes(rows + r * stride, low_.data() + (first + q) * padded, padded);
       }
   }
 
   f32x16 product(const Sums& sums, int64_t r, int h, int64_t g) const {
-    return join(sums.high[r] + 16 * h, sums.low[r] + 16 * h, load(step_.data + g * kQueries + 16 * h));
+    return join(sums.high[r] + 16 * h, sums.low[r] + 16 * h, load(step_.data() + g * kQueries + 16 * h));
   }
 
   const int64_t padded;
 
  private:
   int64_t Q_;
-  Aligned<int8_t> high_, low_;
-  Aligned<float> step_;
+  Scratch<int8_t> high_, low_;
+  Scratch<float> step_;
 };
 
 }  // namespace soberano

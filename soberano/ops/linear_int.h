@@ -5,9 +5,10 @@
 // error of 8-bit activations (a mean KL divergence of 4e-3 on SmolLM2, as in other engines) to that of float32. Codes
 // against bytes are summed in exact integers within a group of 32 (or 16) columns, and groups are added in one fixed
 // order by fused multiply-adds. So an output has the same bits alone or in a batch, on one thread or many, on every
-// instruction set.
+// instruction set. A token with an activation that is not finite gets outputs that are all NaN.
 #pragma once
 #include <algorithm>
+#include <cmath>
 
 #include "soberano/backends/pool.h"
 #include "soberano/backends/scratch.h"
@@ -17,6 +18,7 @@
 namespace soberano {
 
 constexpr float kTop = 127 * 128;  // the largest activation of a group, in units of its scale
+constexpr float kLeast = 1e-30f;   // a group with nothing above it counts as zeros: its scale might not be normal
 
 // Rows of activations as the kernels eat them: as they are, for plain weights; and for codes bytes (T, I / 32, high and
 // low, 32), and per group of 32 its scale, its scale times its sum, and the sums of its halves.
@@ -45,18 +47,25 @@ class Activations {
     int8_t* to = bytes + at * 64;
     const f32x16 a = load(from), b = load(from + 16);
     const float top = largest(max(abs(a), abs(b)));
-    const f32x16 inverse = set1(top > 0 ? kTop / top : 0.0f);
-    half[2 * at] = split(round_even(a * inverse), to), half[2 * at + 1] = split(round_even(b * inverse), to + 16);
+    const f32x16 inverse = set1(top > kLeast ? kTop / top : 0.0f);
+    const f32x16 first = round_even(a * inverse), second = round_even(b * inverse);
+    const float sums[2] = {sum(first), sum(second)};  // exact: whole numbers below 2^24
+    if (std::isnan(sums[0] + sums[1])) {              // so is 0 times an infinity; `top` may have lost either
+      std::fill(to, to + 64, int8_t(0));
+      half[2 * at] = half[2 * at + 1] = 0, d[at] = dsum[at] = NAN;
+      return;
+    }
+    split(first, to), split(second, to + 16);
+    half[2 * at] = int32_t(sums[0]), half[2 * at + 1] = int32_t(sums[1]);
     d[at] = top * (1.0f / kTop);
     dsum[at] = d[at] * float(half[2 * at] + half[2 * at + 1]);
   }
 
-  // Store sixteen whole numbers v as high and low bytes, v = 128 high + low, and return their sum.
-  static int32_t split(f32x16 v, int8_t* to) {
+  // Store sixteen whole numbers v as high and low bytes, v = 128 high + low.
+  static void split(f32x16 v, int8_t* to) {
     const f32x16 high = round_even(v * set1(1.0f / 128));
     store_i8(to, high);
     store_i8(to + 32, v - high * set1(128.0f));
-    return int32_t(sum(v));  // exact: whole numbers below 2^24
   }
 
   Scratch<int8_t> bytes_;

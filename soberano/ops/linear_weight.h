@@ -25,8 +25,8 @@ struct Weight {
 };
 
 // Ask memory for part i, of `bytes`, of what comes after a tile: 8 kB ahead into the second cache, which can wait for
-// many lines at once, and 512 bytes ahead into the first. Called between pieces of arithmetic: a whole tile asked for at
-// once fills the few places where a core waits for memory, and arithmetic then waits too.
+// many lines at once, and 512 bytes ahead into the first. Called between pieces of arithmetic: a whole tile asked for
+// at once fills the few places where a core waits for memory, and arithmetic then waits too.
 template <size_t bytes> inline void prefetch(const void* tile, int i) {
   constexpr int lines = (bytes + 63) / 64;
 #pragma GCC unroll 9

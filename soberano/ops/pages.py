@@ -5,8 +5,9 @@ Keys lie transposed inside a page (E, page), values as (page, E). The dtype of t
     f16, f32   any float: the numbers themselves
     bf16       uint16: the upper halves of float32 numbers, rounded to nearest, ties to even
     q8_0       uint8: int8 codes, and rows behind them with a float16 scale for every 32 numbers of a head; a number is
-               code * scale. Keys are E rows of codes, then the scales (E / 32, page) as bytes in E / 16 rows; values
-               are `page` rows of codes, then the scales (page, E / 32) as bytes in page / 16 rows.
+               code * scale, NaN if one of the 32 is not finite. Keys are E rows of codes, then the scales (E / 32,
+               page) as bytes in E / 16 rows; values are `page` rows of codes, then the scales (page, E / 32) as bytes
+               in page / 16 rows.
 """
 
 from typing import Any, NamedTuple
@@ -127,8 +128,9 @@ def _stored(home: Home, dtype: np.dtype[Any], x: Array) -> tuple[Array, Array | 
     if dtype != TYPES["q8_0"]:
         return x.astype(dtype), None
     groups = x.astype(xp.float32).reshape(*x.shape[:-1], -1, GROUP)
-    scales = xp.minimum(abs(groups).max(axis=-1) / 127, 65504).astype(xp.float16)
+    scales = xp.minimum(abs(groups).max(axis=-1) / 127, 65504)
+    scales = xp.where(xp.isfinite(groups).all(axis=-1), scales, xp.nan).astype(xp.float16)  # XLA's maximum loses NaN
     unit = scales.astype(xp.float32)[..., None]
-    inverse = xp.where(unit > 0, 1 / xp.where(unit > 0, unit, 1), 0)
-    codes = xp.clip(xp.round(groups * inverse), -127, 127).astype(xp.int8)
+    inverse = 1 / xp.where(unit > 0, unit, 1)
+    codes = xp.clip(xp.round(xp.where(unit > 0, groups, 0) * inverse), -127, 127).astype(xp.int8)
     return codes.view(xp.uint8).reshape(x.shape), scales

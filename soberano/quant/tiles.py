@@ -112,7 +112,7 @@ def pack(kind: type[BlockFormat], raw: np.ndarray) -> np.ndarray:
     """Repack raw blocks (O, row bytes) into tiles (ceil(O / 16), panel bytes) uint8; missing rows of the last panel are
     zero.
 
-    This is the meaning; soberano.models.packing does the same natively, hundreds of times faster.
+    This is the meaning; soberano.quant.packing does the same, hundreds of times faster.
     """
     layout, inputs = layout_of(kind), kind.row_weights(raw.shape[-1])
     outputs = raw.shape[0]
@@ -135,8 +135,8 @@ def pack(kind: type[BlockFormat], raw: np.ndarray) -> np.ndarray:
     else:
         tiles["codes"]["low"] = (codes[..., :4, :] & 15) | (codes[..., 4:, :] & 15) << 4
         if layout.bits > 4:
-            wide, planes = layout.bits - 4, layout.bits - 4  # bits of a code above the nibble; planes that hold them
-            fields = (codes >> 4).reshape(panels, blocks, groups, planes, 8 // wide, 4 * ROWS)
+            wide = layout.bits - 4  # bits of a code above the nibble, and as many planes that hold them
+            fields = (codes >> 4).reshape(panels, blocks, groups, wide, 8 // wide, 4 * ROWS)
             shifts = (np.arange(8 // wide, dtype=np.uint8) * wide)[:, None]
             tiles["codes"]["high"] = np.bitwise_or.reduce(fields << shifts, axis=-2)
     if layout.power:

@@ -1,33 +1,33 @@
 """`soberano kernels`: built once, shown, found again without a compiler; and what cannot be built is one line."""
 
 import json
+import os
+import shutil
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
 from soberano.backends import native, native_cache
 from soberano.core.errors import Unsupported
+from soberano.core.progress import silent
 
 COMPILER = """#!/bin/sh
 [ "$1" = --version ] && echo "fake 1.0" && exit
-while [ $# -gt 0 ]; do [ "$1" = -o ] && : >"$2"; shift; done
+while [ $# -gt 0 ]; do [ "$1" = -o ] && echo kernels >"$2"; shift; done
 """
 
 
 @pytest.fixture
 def fake(tmp_path: Path, cache: str, setenv, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A compiler that makes empty files, and nothing that looks into them."""
+    """A compiler that makes files of one word, and nothing that looks into them."""
     path = tmp_path / "fake-c++"
     path.write_text(COMPILER)
     path.chmod(0o755)
     setenv(SOBERANO_CXX=str(path), SOBERANO_ISA=None)
     monkeypatch.setattr(
-        native,
-        "_describe",
-        lambda library, asked, version: native_cache.write_note(
-            library, native_cache.Note("portable", asked, version, "0")
-        ),
+        native, "_note", lambda library, asked, version: native_cache.Note("portable", asked, version, "0")
     )
     return path
 
@@ -78,9 +78,47 @@ def test_what_is_of_no_use_here_is_said(soberano, fake: Path) -> None:
     folder.rename(folder.with_name("0" * 20))
     (row,) = json.loads(soberano("kernels", "list", "--json").out)
     assert row["serves"].startswith("nothing here")
-    Path(row["path"]).with_suffix(".json").write_text("{")
-    (row,) = json.loads(soberano("kernels", "list", "--json").out)
-    assert row["isa"] == "?" and row["compiler"] == "?"
+
+
+@pytest.mark.parametrize("contents", [b"", b"kern", b"kernelz\n", None])
+def test_a_damaged_library_is_built_again(contents: bytes | None, soberano, fake: Path) -> None:
+    (built,) = json.loads(soberano("kernels", "build", "--isa", "portable", "--json").out)
+    library = Path(built["path"])
+    (library if contents is not None else library.with_suffix(".json")).write_bytes(contents or b"")
+    assert native_cache.cached() == [] and native_cache.find(native.key("portable"), None) is None
+    (again,) = json.loads(soberano("kernels", "build", "--isa", "portable", "--json").out)
+    assert again["how"].startswith("built in") and again["path"] == built["path"]
+    assert library.read_bytes() == b"kernels\n" and len(native_cache.cached()) == 1
+
+
+def test_a_library_that_cannot_be_loaded_is_built_again(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def load(path: str) -> str:
+        opened.append(path)
+        if len(opened) == 1:
+            raise OSError("version GLIBC_2.99 not found")
+        return "library"
+
+    monkeypatch.setattr(native.ctypes, "CDLL", load)
+    made = native.build(isa="auto")
+    before = made.stat().st_ino, made.stat().st_mtime_ns
+    assert native._open(silent) == "library" and opened == [str(made)] * 2
+    assert (made.stat().st_ino, made.stat().st_mtime_ns) != before
+
+
+def test_what_nobody_uses_goes_when_another_is_built(soberano, fake: Path) -> None:
+    (built,) = json.loads(soberano("kernels", "build", "--isa", "auto", "--json").out)
+    used = Path(built["path"]).parent
+    unused, recent = used.with_name("0" * 20), used.with_name("1" * 20)
+    shutil.copytree(used, unused), shutil.copytree(used, recent)
+    now = time.time()
+    for folder, days in ((used, 31), (unused, 31), (recent, 29)):
+        os.utime(folder, (now - days * 86400,) * 2)
+    soberano("kernels", "build", "--isa", "auto")  # finds it: a use
+    assert unused.is_dir()
+    soberano("kernels", "build", "--isa", "portable")
+    assert used.is_dir() and recent.is_dir() and not unused.exists()
 
 
 def test_a_strangers_library_is_none(fake: Path, soberano, monkeypatch: pytest.MonkeyPatch) -> None:

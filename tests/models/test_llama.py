@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,16 @@ import pytest
 
 import soberano
 from soberano.backends import native
+from soberano.backends.plan import Plan
 from soberano.backends.tree import map_arrays
 from soberano.bench.score import distance, logits
-from soberano.core.errors import CapacityError, ContextError, FileError, InputError, UnsupportedModel
+from soberano.core.errors import CapacityError, ContextError, FileError, InputError, SoberanoError, UnsupportedModel
 from soberano.formats import gguf
 from soberano.models.cache import Room
 from soberano.models.generate import Generation
 from soberano.models.model import Model
 from soberano.models.options import Options
-from soberano.models.step import compiled
+from soberano.models.step import Programs, compiled
 from soberano.quant.blocks import BlockFormat, format_named
 from soberano.quant.encode import encode
 from soberano.registry.pull import pull
@@ -238,6 +240,24 @@ def test_traffic_compiles_nothing_after_the_first_of_each_shape(model: Model) ->
     assert (compiled.total() if model.plan.home == "jax" else 0) == before
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_logits_that_are_not_finite_end_a_generation(backend: str, tiny: Path, tmp_path: Path) -> None:
+    """With an error that says what to do, whatever was asked for; and the next one is told the same."""
+    with gguf.read(tiny) as file:
+        tensors = {n: (t.format, np.array(file.raw(n))) for n, t in file.tensors.items()}
+        metadata = {k: gguf.Typed(file.kinds[k], v) for k, v in file.metadata.items()}
+    tensors["blk.0.ffn_gate.weight"][1][5, :2] = np.frombuffer(np.float16("nan").tobytes(), np.uint8)  # a scale
+    gguf.write(tmp_path / "nan.gguf", metadata, tensors)
+    with soberano.load(tmp_path / "nan.gguf", backend=backend) as model:
+        for options in ({"temperature": 0}, {}, {"logprobs": 3}, {"repeat_penalty": 1.1, "top_k": 0}):
+            generation = model.start(PROMPT, Options(**options))
+            with pytest.raises(
+                SoberanoError, match=r"nan\.gguf computed logits that are not finite.*soberano verify /"
+            ):
+                list(generation)
+            assert generation.done and generation.completion_tokens == 0
+
+
 F32, F16 = format_named("F32"), format_named("F16")
 
 
@@ -296,6 +316,13 @@ def test_half_a_model_is_refused_by_name(tiny: Path, tmp_path: Path) -> None:
             soberano.load(rewrite(change), backend="numpy")
     for fine in (freqs(*[1] * 8), {}):  # the refusals above are for what they name, not for the rewriting
         soberano.load(rewrite(lambda m, t, fine=fine: t.update(fine)), backend="numpy").close()
+
+
+@pytest.mark.parametrize("compiles,length", [(False, 10), (True, 16)])
+def test_a_home_that_compiles_gets_padded_chunks(compiles: bool, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = Programs("llama", SimpleNamespace(head=16), Plan("numpy", "numpy"))
+    monkeypatch.setattr(type(programs.home), "compiles", compiles)
+    assert programs.chunk(10) == (10, length)
 
 
 @pytest.mark.skipif(not native.state()[0], reason=native.state()[1])

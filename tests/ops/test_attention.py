@@ -156,23 +156,44 @@ def test_bits_do_not_depend_on_threads(role: Role, rng: np.random.Generator) -> 
             np.testing.assert_array_equal(found, wanted)
 
 
-@needs_native
+@pytest.mark.parametrize("impl", ["meaning", "auto"])
 @pytest.mark.parametrize("role", ["token", "prompt"])
-def test_what_nobody_may_see_does_not_leak(role: Role, rng: np.random.Generator) -> None:
+def test_what_nobody_may_see_does_not_leak(role: Role, impl: str, home: Home, rng: np.random.Generator) -> None:
     """The rest of a page belongs to somebody else: whatever it holds, infinities included, the result is the same."""
-    home = home_named("jax")
     k, v = pages(rng, np.float16, 64)
     q, at = rng.normal(size=(1, 5, 4, 64)).astype(np.float32), np.arange(36, 41, dtype=np.int32)[None]
     table = np.arange(PAGES, dtype=np.int32)[None]
 
     def run() -> np.ndarray:
-        with tokens_of(role):
-            return home.to_numpy(attention(*(home.asarray(a.copy()) for a in (q, k, v, at, table)), 0, impl="kernel"))
+        with tokens_of(role), np.errstate(invalid="ignore"):
+            return home.to_numpy(attention(*(home.asarray(a.copy()) for a in (q, k, v, at, table)), 0, impl=impl))
 
     before = run()
     k[:, 1, :, :, 9:], v[:, 1, :, 9:] = np.inf, np.nan
     k[:, 2:], v[:, 2:] = np.nan, np.inf
     np.testing.assert_array_equal(run(), before)
+
+
+@pytest.mark.parametrize("impl", ["meaning", "auto"])
+@pytest.mark.parametrize("role", ["token", "prompt"])
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("of,bad", [("query", np.nan), ("query", np.inf), ("key", np.nan), ("value", np.nan)])
+def test_what_is_not_finite_stays_so(
+    of: str, bad: float, name: str, role: Role, impl: str, home: Home, rng: np.random.Generator
+) -> None:
+    """In a query, or in a key or value that it sees. (A key of -inf gets no weight, which is right.)"""
+    k, v = pages(rng, np.float32, 64)
+    q = rng.normal(size=(1, 3, 4, 64)).astype(np.float32)
+    {"query": q[0, 1, 1], "key": k[0, 0, 0, :, 20], "value": v[0, 0, 0, 20]}[of][60] = bad
+    at, table = np.array([[10, 40, 300]], np.int32), np.arange(PAGES, dtype=np.int32)[None]
+    with tokens_of(role), np.errstate(invalid="ignore"):
+        held = cache_of(home, name, k, v)
+        out = home.to_numpy(attention(home.asarray(q), *held, home.asarray(at), home.asarray(table), 0, impl=impl))
+    finite = np.isfinite(out[0]).all(-1)  # (T, H); heads 0 and 1 share key head 0
+    if of == "query":
+        assert finite.sum() == 11 and not finite[1, 1]
+    else:
+        assert not finite[1:, :2].any() and finite[:, 2:].all()
 
 
 @pytest.mark.parametrize("impl", ["meaning", "auto"])

@@ -278,3 +278,26 @@ def test_half_precision_queries(home: Home, rng: np.random.Generator) -> None:
     base, queries = vectors(rng.normal(size=(20, 8)), "dot"), rng.normal(size=(2, 8)).astype(np.float16)
     _, ids = on(home, knn.nearest)(queries, base, 3)
     np.testing.assert_array_equal(ids, best(scores_of(queries, base), 3))
+
+
+@pytest.mark.parametrize("bad", [-1, 100, 2**30])
+def test_rescore_refuses_ids_that_are_no_rows(home: Home, bad: int) -> None:
+    base, queries = vectors(np.ones((100, 8)), "dot"), np.ones((1, 8), np.float32)
+    ids = np.array([[5, bad, 7]], np.int32)
+    calls = [lambda: knn.rescore(home.asarray(queries), map_arrays(home.asarray, base), home.asarray(ids))]
+    if native.state()[0]:
+        calls.append(lambda: knn_native.rescore(queries, base, ids))
+    for call in calls:
+        with pytest.raises(
+            InputError, match=f"rescore: {bad} is no id of a base of 100 vectors; pass ids from 0 to 99"
+        ):
+            call()
+
+
+@needs_native
+@pytest.mark.parametrize("bad", [-1, 100, 2**30])
+def test_nor_does_a_compiled_kernel_read_them(bad: int) -> None:
+    base, queries = vectors(np.ones((100, 8)), "l2"), np.ones((1, 8), np.float32)
+    scan = compiled(home_named("jax"), "kernel")
+    with pytest.raises(Exception, match="rescore: an id is outside of the base"):
+        scan.rescore(queries, base, np.array([[5, bad, 7]], np.int32))

@@ -12,6 +12,7 @@ from soberano.backends.base import Home
 from soberano.backends.homes import home as home_named
 from soberano.backends.plan import Plan, using
 from soberano.core.errors import ShapeError
+from soberano.ops.feed_forward import feed_forward
 from soberano.ops.linear import embed, linear, linears
 from soberano.quant import tiles
 from soberano.quant.blocks import BlockFormat, format_named
@@ -84,6 +85,36 @@ def test_products_together_have_the_bits_of_each_alone(rng: np.random.Generator)
         np.testing.assert_array_equal(home.to_numpy(together), home.to_numpy(linear(weight, x)))
 
 
+@pytest.mark.parametrize("impl", ["meaning", "auto"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_token_that_is_not_finite_stays_so(bad: float, impl: str, home: Home, rng: np.random.Generator) -> None:
+    """And no other token notices: the place of the number is every one of a group in turn, beside zeros too."""
+    kind = PACKED[1]
+    raw, x = random_blocks(kind, 40, 64, rng), rng.normal(size=(64, 64)).astype(np.float32)
+    x[:, 40:] = 0
+    weight = weight_of(kind, "tiles", raw, home)
+    before = home.to_numpy(linear(weight, home.asarray(x), impl=impl))
+    x[np.arange(0, 64, 2), np.arange(0, 64, 2)] = bad
+    with np.errstate(invalid="ignore"):
+        after = home.to_numpy(linear(weight, home.asarray(x), impl=impl))
+    assert not np.isfinite(after[::2]).any()
+    np.testing.assert_array_equal(after[1::2], before[1::2])
+
+
+@pytest.mark.parametrize("impl", ["meaning", "auto"])
+@pytest.mark.parametrize("prompt", [False, True])
+def test_nor_does_a_layer_hide_it(prompt: bool, impl: str, home: Home, rng: np.random.Generator) -> None:
+    kind = PACKED[1]
+    gate, up, down = (
+        weight_of(kind, "tiles", random_blocks(kind, *s, rng), home) for s in ((64, 32), (64, 32), (32, 64))
+    )
+    x = rng.normal(size=(3, 32)).astype(np.float32)
+    x[1, 5] = np.nan
+    with using(PROMPT if prompt and home.name == "jax" and native.isa() == "amx" else None):
+        y = home.to_numpy(feed_forward(gate, up, down, home.asarray(x), impl=impl))
+    assert np.isnan(y[1]).all() and np.isfinite(y[[0, 2]]).all()
+
+
 BITS = """
 import sys, zlib
 import numpy as np
@@ -103,10 +134,19 @@ for kind in TILED:
     back, layout = np.zeros((11, 512), np.float32), tiles.layout_of(kind)
     native.call("soberano_linear_transposed", y, packed, back, 11, 512, 150, layout.kind)
     seen = zlib.crc32(back.tobytes(), seen)
+    for bad, at in zip((np.nan, np.inf, -np.inf), rng.integers(512, size=3)):
+        x = x.at[4, at].set(bad)
+        z = jax.to_numpy(linear(weight_of(kind, "tiles", random_blocks(kind, 150, 512, rng), jax), x))
+        assert not np.isfinite(z[4]).any() and np.isfinite(z[:4]).all(), bad
+        x = x.at[4, at].set(0)
 pages = [jax.asarray(rng.normal(size=s).astype(np.float16)) for s in ((1, 12, 2, 64, 32), (1, 12, 2, 32, 64))]
 q, table = rng.normal(size=(1, 3, 6, 64)).astype(np.float32), np.arange(12, dtype=np.int32)[None]
 out = attention(jax.asarray(q), *pages, jax.asarray(np.array([[5, 200, 380]], np.int32)), jax.asarray(table), 0)
 seen = zlib.crc32(jax.to_numpy(out).tobytes(), seen)
+bad = q.copy()
+bad[0, 1, 2, 40] = np.nan
+out = attention(jax.asarray(bad), *pages, jax.asarray(np.array([[5, 200, 380]], np.int32)), jax.asarray(table), 0)
+assert np.isnan(out[0, 1, 2]).all() and np.isnan(out).sum() == 64
 new = [jax.asarray(rng.normal(size=(1, 3, 2, 64)).astype(np.float32)) for _ in range(2)]
 for out in write_kv(*pages, *new, jax.asarray(np.array([[5, -1, 380]], np.int32)), jax.asarray(table), 0):
     seen = zlib.crc32(jax.to_numpy(out).tobytes(), seen)

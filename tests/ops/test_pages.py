@@ -59,6 +59,7 @@ def test_write_then_read(impl: str, name: str, home: Home, data: st.DataObject) 
 def test_kernel_and_meaning_write_the_same_bytes(name: str, home: Home, rng: np.random.Generator) -> None:
     k, v = (rng.normal(size=(1, 40, HEADS, WIDTH)).astype(np.float32) for _ in range(2))
     k[0, 3, 0, 5], v[0, 4, 1, 6] = 1e9, -1e-9  # too large for a float16 scale, and too small
+    k[0, 5, 1, 7], v[0, 6, 0, 40] = np.nan, -np.inf
     where = np.arange(40, dtype=np.int32)[None], np.array([[2, 0]], np.int32)
     written = []
     for impl in ("meaning", "auto"):

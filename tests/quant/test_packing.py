@@ -9,9 +9,9 @@ import pytest
 
 from soberano.backends import native
 from soberano.models import packing
-from soberano.models.packing import Packing
 from soberano.quant import tiles
 from soberano.quant.blocks import format_named
+from soberano.quant.packing import Packing
 
 pytestmark = pytest.mark.skipif(not native.state()[0], reason=native.state()[1])
 

@@ -1,4 +1,4 @@
-// Pack matrices of a mapped file one after another for soberano/models/packing.py: one call for many, so that it
+// Pack matrices of a mapped file one after another for soberano/quant/packing.py: one call for many, so that it
 // goes on beside a Python thread that holds the interpreter.
 #include <algorithm>
 #include <cstdint>
