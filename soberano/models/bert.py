@@ -38,6 +38,7 @@ class Config:
         count, width = meta.whole("attention.head_count"), meta.whole("embedding_length")
         if width % count:
             meta.fail("attention.head_count", count, f"a divisor of the width {width}")
+        meta.only("attention.causal", False)
         meta.choice("position_type", {"absolute"}, "absolute")
         return cls(
             layers=meta.layers,

@@ -89,6 +89,14 @@ class Metadata:
             )
         return value
 
+    def only(self, key: str, right: object) -> None:
+        """Raise UnsupportedModel where a key says anything but `right`, which is what it means to leave it out."""
+        name, value = self._value(key, right)
+        if value != right:
+            raise UnsupportedModel(
+                f"{self.file.path}: {name} is {reprlib.repr(value)}; only {right!r} is supported with this architecture"
+            )
+
     @property
     def layers(self) -> int:
         """How many layers there are. A file that claims more of them than it has tensors is refused, not counted."""

@@ -320,7 +320,7 @@ def test_half_a_model_is_refused_by_name(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compiles,length", [(False, 10), (True, 16)])
 def test_a_home_that_compiles_gets_padded_chunks(compiles: bool, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    programs = Programs("llama", SimpleNamespace(head=16), Plan("numpy", "numpy"))
+    programs = Programs("llama", SimpleNamespace(head=16), Plan("numpy", "numpy"), 100)
     monkeypatch.setattr(type(programs.home), "compiles", compiles)
     assert programs.chunk(10) == (10, length)
 
@@ -440,7 +440,7 @@ def test_the_bytes_of_weights_are_known_beforehand(
     )
     monkeypatch.setattr("soberano.backends.choose._unpacked", lambda weights: form)
     told: list[int] = []
-    monkeypatch.setattr(Room, "check", lambda room, weights: told.append(weights))
+    monkeypatch.setattr(Room, "check", lambda room, weights, free: told.append(weights))
     with soberano.load(tmp_path / "m.gguf", backend=backend) as model:
         made: list[int] = []
         map_arrays(lambda array: made.append(array.nbytes), model.weights)
@@ -451,9 +451,7 @@ def test_the_bytes_of_weights_are_known_beforehand(
 def test_weights_and_cache_that_memory_cannot_hold_together(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
     check = Room.check
-    monkeypatch.setattr(
-        Room, "check", lambda room, weights: told.append((weights, room.nbytes)) or check(room, weights)
-    )
+    monkeypatch.setattr(Room, "check", lambda room, *sizes: told.append((sizes[0], room.nbytes)) or check(room, *sizes))
     soberano.load(tiny, backend="numpy").close()
     weights, cache = told[0]
     monkeypatch.setattr("soberano.models.model.free_memory", lambda: weights + cache)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from soberano.backends import native
-from soberano.models import packing
-from soberano.quant import tiles
+from soberano.quant import packing, tiles
 from soberano.quant.blocks import format_named
 from soberano.quant.packing import Packing
 
