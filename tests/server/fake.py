@@ -84,6 +84,7 @@ class FakeModel:
     ) -> None:
         self.name, self.tokenizer, self.chat, self.context = "fake", FakeTokenizer(), object(), context
         self.plan = SimpleNamespace(backend="numpy", isa="none")
+        self.programs = SimpleNamespace(pads=False)
         self.text, self.delay, self.pages, self.break_at = text, delay, pages, break_at
         self.generations: list[FakeGeneration] = []
         self.prompts: list[list[int]] = []
