@@ -21,7 +21,7 @@ from soberano.core.errors import CapacityError
 from soberano.models.model import Model
 from soberano.models.options import Options
 from soberano.server.errors import Cancelled, DeadlineError, NotReady, QueueFull, Stopping
-from soberano.server.jobs import Admitted, Event, Failed, Finished, Job, Listener, Watcher
+from soberano.server.jobs import Admitted, Drawn, Event, Failed, Finished, Job, Listener, Watcher
 
 log = logging.getLogger("soberano.server")
 _NONE = object()
@@ -250,7 +250,11 @@ class Engine:
         if job.cancelled:
             return
         try:
-            for piece in generation.step():
+            before = generation.completion_tokens
+            pieces = generation.step()
+            if generation.completion_tokens > before:
+                self._watch(job, Drawn())
+            for piece in pieces:
                 self._tell(job, piece)
             if generation.done:
                 counts = generation.prompt_tokens, generation.completion_tokens
@@ -278,13 +282,16 @@ class Engine:
         Watchers come first: a client that has its answer finds it counted. A watcher that raises keeps the event from
         nobody; a listener that raises (its event loop is gone) loses its job.
         """
-        for watch in self.watchers:
-            try:
-                watch(job, event)
-            except Exception:
-                log.exception("a watcher failed at %s of job %d", type(event).__name__, job.number)
+        self._watch(job, event)
         try:
             job.listener(event)
         except Exception as error:
             job.cancelled = True
             log.warning("a listener of job %d failed: %r", job.number, error)
+
+    def _watch(self, job: Job, event: Event | Drawn) -> None:
+        for watch in self.watchers:
+            try:
+                watch(job, event)
+            except Exception:
+                log.exception("a watcher failed at %s of job %d", type(event).__name__, job.number)
