@@ -225,6 +225,15 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def short(commit: str) -> str:
+    """Seven letters of a commit, and the + of a tree that had changes.
+
+    >>> short("169e5f4f2d"), short("169e5f4f2d+")
+    ('169e5f4', '169e5f4+')
+    """
+    return commit[:7] + "+" * commit.endswith("+")
+
+
 def benchmarks() -> str:
     """The newest row of each case, wins and losses alike."""
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -251,7 +260,7 @@ def benchmarks() -> str:
                 ratio,
                 share,
                 row["machine"],
-                f"{row['date']} {row['commit'][:7]}",
+                f"{row['date']} {short(row['commit'])}",
             ]
         )
     head = ["case", "backend", "ours", "peer", "ratio", "of the machine's limit", "machine", "measured"]

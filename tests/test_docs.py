@@ -4,6 +4,7 @@ import ast
 import contextlib
 import inspect
 import io
+import json
 import re
 from pathlib import Path
 
@@ -36,6 +37,16 @@ def test_the_readmes_generated_blocks_are_fresh():
     text = docs.README.read_text(encoding="utf-8")
     assert {name for _, name, _ in docs.BLOCK.findall(text)} == set(docs.BLOCKS)
     assert docs.readme(text) == text, "README.md is behind the code; run: make docs"
+
+
+def test_a_row_of_a_changed_tree_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    row = {"machine": "m", "backend": "cpu", "case": "c", "ours": 1.0, "unit": "s", "date": "2026-11-24"}
+    results = tmp_path / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    lines = [json.dumps(row | {"case": case, "commit": f"0123456789{case}"}) for case in ("", "+")]
+    (results / "m.jsonl").write_text("\n".join(lines))
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    assert re.findall(r"2026-11-24 (\S+)", docs.benchmarks()) == ["0123456", "0123456+"]
 
 
 def test_the_tree_has_words_for_every_file():

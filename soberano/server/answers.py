@@ -150,6 +150,11 @@ class TextForm(Form):
 
 def usage(ends: list[Finished], choices_a_prompt: int) -> Json:
     """Token counts of a request. A prompt counts once, however many choices it has."""
-    prompt = sum(end.prompt_tokens for end in ends[::choices_a_prompt])
-    completion = sum(end.completion_tokens for end in ends)
+    return counts(
+        sum(end.prompt_tokens for end in ends[::choices_a_prompt]), sum(end.completion_tokens for end in ends)
+    )
+
+
+def counts(prompt: int, completion: int) -> Json:
+    """The three numbers of an OpenAI usage."""
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

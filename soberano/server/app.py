@@ -9,25 +9,24 @@ import re
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from soberano.core.errors import InputError, SoberanoError
+from soberano.core.errors import InputError
 from soberano.core.printable import printable
 from soberano.core.progress import Progress, silent
 from soberano.models.encoder import Encoder
 from soberano.models.load import load
-from soberano.models.options import Options
 from soberano.server.desk import Desk
 from soberano.server.door import Door
 from soberano.server.engine import Engine, Loaded
 from soberano.server.errors import RequestError, Stopping, response_to
 from soberano.server.metrics import Metrics
 from soberano.server.routes import OPEN, ROUTES, STATE, State, routes
+from soberano.server.warm import warm_rest, warm_up
 from soberano.server.wire import Runner, name, sign
 
 LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.ASCII | re.IGNORECASE)
@@ -200,6 +199,7 @@ def serve(
         max_running=max_running,
         max_waiting=max_waiting,
         deadline_s=deadline_s,
+        chores=warm_rest,
     )
     app = make_app(engine, api_key=api_key, only_loopback=bool(LOOPBACK.fullmatch(_in_url(host))), grace_s=grace_s)
     try:
@@ -215,40 +215,17 @@ def serve(
 def _loader(model: str | Path | Loaded, progress: Progress, **how: Any) -> Callable[[], Loaded]:
     def given() -> Loaded:
         if not isinstance(model, str | Path):
-            _warm_up(model, progress)
+            warm_up(model, progress)
             return model
         made = load(model, progress=progress, **how)
         try:
-            _warm_up(made, progress)
+            warm_up(made, progress)
         except BaseException:
             made.close()
             raise
         return made
 
     return given
-
-
-def _warm_up(model: Loaded, progress: Progress) -> None:
-    """Run what a short chat runs, so that its programs are compiled before anybody waits for an answer.
-
-    A prompt of 80 tokens is a chunk of 64 and one of 16: the template of many a model takes more than 16 by itself.
-    """
-    if isinstance(model, Encoder):
-        model.embed("A sentence as people search for.", progress=progress)
-        return
-    asked = [(80, Options(max_tokens=2, ignore_eos=True)), (1, Options(max_tokens=2, temperature=0, ignore_eos=True))]
-    for done, (tokens, options) in enumerate(asked):
-        generation = model.start([0] * max(1, min(tokens, model.context - 2)), options)
-        try:
-            while not generation.done:
-                progress("warm up", done, len(asked), "answers")
-                generation.step()
-        finally:
-            generation.close()
-        progress("warm up", done + 1, len(asked), "answers")
-    if model.chat is not None:
-        with suppress(SoberanoError):  # a template that fails is told to who chats; completions need none
-            model.chat_tokens([{"role": "user", "content": "hi"}])  # starts the process that renders it
 
 
 def _stem(path: str | Path) -> str:

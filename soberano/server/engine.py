@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 
 from soberano.core.errors import CapacityError
@@ -22,10 +22,11 @@ from soberano.models import encoder
 from soberano.models.model import Model
 from soberano.models.options import Options
 from soberano.server.errors import Cancelled, DeadlineError, NotReady, QueueFull, Stopping
-from soberano.server.jobs import Admitted, Event, Failed, Finished, Job, Listener, Prompt, Watcher
+from soberano.server.jobs import Admitted, Drawn, Event, Failed, Finished, Job, Listener, Prompt, Watcher
 
 log = logging.getLogger("soberano.server")
 Loaded = Model | encoder.Encoder
+_NONE = object()
 PATIENCE_S = 30.0
 """How long a stop waits for the step, or the part of a load, that cannot be interrupted."""
 
@@ -41,15 +42,17 @@ class Engine:
         max_running: int = 8,
         max_waiting: int = 64,
         deadline_s: float = 600.0,
+        chores: Callable[[Loaded], Iterator[object]] = lambda _: iter(()),
     ) -> None:
         """`load` makes the model, on the engine's thread; clients know it as `name`, or by its own name.
 
-        `deadline_s` bounds a request from submission to its end.
+        `deadline_s` bounds a request from submission to its end. `chores` is work that can wait: it goes on, from one
+        item to the next, while there is no job.
         """
         self.max_running, self.max_waiting, self.deadline_s = max_running, max_waiting, deadline_s
         self.loaded: Future[Loaded] = Future()  # the model, or why there is none
         self.watchers: list[Watcher] = []
-        self._load, self._name = load, name
+        self._load, self._name, self._chores = load, name, chores
         self._change = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._reserved = 0
@@ -169,18 +172,34 @@ class Engine:
         except Exception as error:  # told to whoever waits for `loaded`
             self.loaded.set_exception(error)
             return
-        while self._wait_for_work():
+        chores = self._chores(self.model)
+        while self._wait_for_work(chores):
             self._drop_lost()
             self._admit()
             for job in list(self._running):
                 self._step(job)
 
-    def _wait_for_work(self) -> bool:
-        """Sleep until there is something to do. False when the engine has stopped and nothing is left."""
+    def _wait_for_work(self, chores: Iterator[object]) -> bool:
+        """Do chores, then sleep, until there is something to do. False when the engine has stopped and all is done."""
+        while not self._called and self._chore(chores):
+            pass
         with self._change:
-            while not (self._waiting or self._running or self._stop_at is not None):
+            while not self._called:
                 self._change.wait()
             return bool(self._waiting or self._running or self._stop_at is None)
+
+    @property
+    def _called(self) -> bool:
+        """Whether there is something to do."""
+        return bool(self._waiting or self._running or self._stop_at is not None)
+
+    def _chore(self, chores: Iterator[object]) -> bool:
+        """Do one, and say whether there was one."""
+        try:
+            return next(chores, _NONE) is not _NONE
+        except Exception:
+            log.exception("work that can wait failed")
+            return True  # an iterator that has raised has nothing left
 
     def _drop_lost(self) -> None:
         """End the jobs whose client left, whose time is over, or which the stop of the server overtakes."""
@@ -234,7 +253,11 @@ class Engine:
         if job.cancelled:
             return
         try:
-            for piece in generation.step():
+            before = generation.completion_tokens
+            pieces = generation.step()
+            if generation.completion_tokens > before:
+                self._watch(job, Drawn())
+            for piece in pieces:
                 self._tell(job, piece)
             if generation.done:
                 counts = generation.prompt_tokens, generation.completion_tokens
@@ -262,13 +285,16 @@ class Engine:
         Watchers come first: a client that has its answer finds it counted. A watcher that raises keeps the event from
         nobody; a listener that raises (its event loop is gone) loses its job.
         """
-        for watch in self.watchers:
-            try:
-                watch(job, event)
-            except Exception:
-                log.exception("a watcher failed at %s of job %d", type(event).__name__, job.number)
+        self._watch(job, event)
         try:
             job.listener(event)
         except Exception as error:
             job.cancelled = True
             log.warning("a listener of job %d failed: %r", job.number, error)
+
+    def _watch(self, job: Job, event: Event | Drawn) -> None:
+        for watch in self.watchers:
+            try:
+                watch(job, event)
+            except Exception:
+                log.exception("a watcher failed at %s of job %d", type(event).__name__, job.number)

@@ -17,6 +17,11 @@ class Admitted:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A token was drawn, whether or not its text is final by now. Watchers hear of it; clients wait for the text."""
+
+
+@dataclass(frozen=True)
 class Finished:
     """The job is complete."""
 
@@ -53,4 +58,4 @@ class Job:
     cancelled: bool = False
 
 
-Watcher = Callable[[Job, Event], None]
+Watcher = Callable[[Job, Event | Drawn], None]

@@ -3,13 +3,15 @@
     soberano:num_requests_running, _waiting                       gauges
     soberano:prompt_tokens_total, generation_tokens_total         counters
     soberano:request_success_total{finished_reason}               counter: stop, length, abort (client left), error
-    soberano:time_to_first_token_seconds                          from submission to the first piece of text
-    soberano:inter_token_latency_seconds                          between two pieces of one answer
+    soberano:time_to_first_token_seconds                          from submission to the first token drawn
+    soberano:inter_token_latency_seconds                          between two tokens of one answer
     soberano:e2e_request_latency_seconds, request_queue_time_seconds
     soberano:request_prefill_time_seconds, request_decode_time_seconds
     soberano:request_prompt_tokens, request_generation_tokens
 
-Every one carries `model_name`. No label holds anything that a client sent.
+Tokens count when they are drawn, those that end an answer included, and not when their text is final: a character may
+take several, and what may be the beginning of a stop string waits for the next. Every metric carries `model_name`. No
+label holds anything that a client sent.
 """
 
 import time
@@ -19,10 +21,9 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
-from soberano.models.generate import Piece
 from soberano.server.engine import Engine
 from soberano.server.errors import Cancelled
-from soberano.server.jobs import Admitted, Event, Failed, Finished, Job
+from soberano.server.jobs import Admitted, Drawn, Event, Failed, Finished, Job
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
@@ -66,12 +67,12 @@ class Metrics:
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of admitted requests")
         self.generation_tokens = self._counter("generation_tokens", "Generated tokens")
         self.success = self._counter("request_success", "Requests that ended", "finished_reason")
-        self.first = self._histogram("time_to_first_token_seconds", "Submission to first piece", SECONDS)
-        self.between = self._histogram("inter_token_latency_seconds", "Between two pieces of one answer", SHORT)
+        self.first = self._histogram("time_to_first_token_seconds", "Submission to first token", SECONDS)
+        self.between = self._histogram("inter_token_latency_seconds", "Between two tokens of one answer", SHORT)
         self.whole = self._histogram("e2e_request_latency_seconds", "Submission to end", SECONDS)
         self.queue = self._histogram("request_queue_time_seconds", "Submission to admission", SECONDS)
-        self.prefill = self._histogram("request_prefill_time_seconds", "Admission to first piece", SECONDS)
-        self.decode = self._histogram("request_decode_time_seconds", "First piece to end", SECONDS)
+        self.prefill = self._histogram("request_prefill_time_seconds", "Admission to first token", SECONDS)
+        self.decode = self._histogram("request_decode_time_seconds", "First token to last", SECONDS)
         self.prompts = self._histogram("request_prompt_tokens", "Prompt tokens of a request", TOKENS)
         self.answers = self._histogram("request_generation_tokens", "Generated tokens of a request", TOKENS)
         engine.watchers.append(self.hear)
@@ -82,7 +83,7 @@ class Metrics:
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"soberano:{name}", text, ["model_name"], buckets=buckets, registry=self.registry)
 
-    def hear(self, job: Job, event: Event) -> None:
+    def hear(self, job: Job, event: Event | Drawn) -> None:
         """Count one event. Runs on the engine's thread."""
         model, now = self.engine.name, time.monotonic()
         clock = self._clocks.setdefault(job, _Clock())
@@ -91,13 +92,13 @@ class Metrics:
             self.queue.labels(model).observe(now - job.submitted)
             self.prompt_tokens.labels(model).inc(event.prompt_tokens)
             self.prompts.labels(model).observe(event.prompt_tokens)
-        elif isinstance(event, Piece):
+        elif isinstance(event, Drawn):
             if clock.last is None:
                 self.first.labels(model).observe(now - job.submitted)
                 self.prefill.labels(model).observe(now - clock.admitted)
             else:
                 self.between.labels(model).observe(now - clock.last)
-            self.generation_tokens.labels(model).inc(len(event.tokens))
+            self.generation_tokens.labels(model).inc()
             clock.last = now
         elif isinstance(event, Finished):
             self._end(job, event.reason, now)

@@ -5,7 +5,8 @@ a parameter is either read below, listed in LABELS (it says who asks and cannot 
 NEUTRAL with the values that mean "not used"; any other value of it is refused. Sampling parameters that a client
 leaves out keep the defaults of Options.
 
-Beyond OpenAI: `top_k`, `min_p`, `repeat_penalty`, `ignore_eos`.
+Beyond OpenAI: `top_k`, `min_p`, `repeat_penalty`, `ignore_eos`; and, as in vLLM, beside include_usage
+`stream_options.continuous_usage_stats`, which puts the counts so far into every chunk.
 """
 
 from collections.abc import Callable
@@ -47,6 +48,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """Parameter -> the values that ask for nothing we do not do."""
 
+USAGE = ("include_usage", "continuous_usage_stats")
 COMMON = ("model", "n", "stream", "stream_options", "stop", "logit_bias", "logprobs", "max_tokens", *LABELS)
 SAMPLING: dict[str, Callable[[str, Any], Any]] = {
     "temperature": lambda p, v: checks.real(p, v, 0, 2),
@@ -97,6 +99,7 @@ class Asked:
     n: int = 1
     stream: bool = False
     include_usage: bool = False
+    continuous_usage_stats: bool = False
     echo: bool = False
 
     @property
@@ -185,7 +188,7 @@ def _shared(body: dict[str, Any]) -> dict[str, Any]:
         )
     checks.known(
         (f"stream_options.{name}" for name in wishes),
-        ("stream_options.include_usage", "stream_options.include_obfuscation"),
+        [f"stream_options.{name}" for name in (*USAGE, "include_obfuscation")],
     )
     if checks.boolean("stream_options.include_obfuscation", wishes.get("include_obfuscation") or False):
         param = "stream_options.include_obfuscation"
@@ -194,7 +197,7 @@ def _shared(body: dict[str, Any]) -> dict[str, Any]:
         "model": checks.text("model", body["model"]) if "model" in body else None,
         "n": checks.whole("n", body.get("n", 1), 1, MAX_CHOICES),
         "stream": stream,
-        "include_usage": checks.boolean("stream_options.include_usage", wishes.get("include_usage") or False),
+        **{name: checks.boolean(f"stream_options.{name}", wishes.get(name) or False) for name in USAGE},
     }
 
 

@@ -212,7 +212,8 @@ async def _answer(
     run.submit([(prompts[i], options) for i, options in asked.choices])
     if asked.stream:
         waits = state.heartbeat_s, state.patience_s
-        return await stream.send(request, run, form, asked.n, *waits, include_usage=asked.include_usage)
+        usage = {name: getattr(asked, name) for name in protocol.USAGE}
+        return await stream.send(request, run, form, asked.n, *waits, **usage)
     return web.json_response(await stream.collect(request, run, form, asked.n, state.heartbeat_s))
 
 

@@ -46,6 +46,10 @@ class Run:
             if index < len(self._jobs):
                 self.engine.cancel(self._jobs[index])
 
+    def prompt_tokens(self, choices_a_prompt: int) -> int:
+        """Tokens of all prompts; each counts once, however many choices it has."""
+        return sum(len(job.prompt) for job in self._jobs[::choices_a_prompt])
+
     def _listener(self, index: int) -> Callable[[Event], None]:
         loop = asyncio.get_running_loop()
 

@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from soberano.models.generate import Piece
-from soberano.server.answers import Choice, Form, usage
+from soberano.server.answers import Choice, Form, counts, usage
 from soberano.server.errors import Cancelled, body_of
 from soberano.server.jobs import Failed, Finished
 from soberano.server.run import Numbered, Run
@@ -54,8 +54,8 @@ async def collect(
             elif isinstance(event, Finished):
                 ends[index] = event
     finished = [ends[index] for index in sorted(ends)]
-    counts = usage(finished, choices_a_prompt)
-    return form.body([Choice(pieces.get(i, []), end) for i, end in enumerate(finished)], counts) | timings(finished)
+    choices = [Choice(pieces.get(i, []), end) for i, end in enumerate(finished)]
+    return form.body(choices, usage(finished, choices_a_prompt)) | timings(finished)
 
 
 async def send(
@@ -67,10 +67,12 @@ async def send(
     patience_s: float,
     *,
     include_usage: bool,
+    continuous_usage_stats: bool,
 ) -> web.StreamResponse:
     """Stream the answer. Raises what happens before the first byte; what happens later is told in the stream.
 
-    A client that leaves a piece unread for `patience_s` is taken for gone.
+    Counts come with the last chunk if `include_usage` asks for them, and those so far with every one if
+    `continuous_usage_stats` does too. A client that leaves a piece unread for `patience_s` is taken for gone.
     """
     batches = run.batches(heartbeat_s)
     batch = await anext(batches)
@@ -79,7 +81,7 @@ async def send(
             raise event.error
     response = web.StreamResponse(headers=HEADERS)
     await response.prepare(request)
-    writer = _Writer(form, run.count, include_usage)
+    writer = _Writer(form, run, choices_a_prompt, include_usage, include_usage and continuous_usage_stats)
     try:
         await _write(response, writer.opening() + writer.encode(batch), patience_s)
         async for batch in batches:
@@ -87,7 +89,7 @@ async def send(
                 break
             await _write(response, writer.encode(batch), patience_s)
         if not writer.failed:
-            await _write(response, writer.closing(choices_a_prompt), patience_s)
+            await _write(response, writer.closing(), patience_s)
         await response.write_eof()
     except ConnectionError:
         pass  # the client left; leaving the run cancels its jobs
@@ -105,22 +107,27 @@ async def _write(response: web.StreamResponse, data: bytes, patience_s: float) -
 class _Writer:
     """Turns events into bytes, and counts what the closing chunk needs."""
 
-    def __init__(self, form: Form, choices: int, include_usage: bool) -> None:
-        self.form, self.choices = form, choices
-        self.more = {"usage": None} if include_usage else {}
+    def __init__(
+        self, form: Form, run: Run, choices_a_prompt: int, include_usage: bool, continuous_usage_stats: bool
+    ) -> None:
+        self.form, self.run, self.choices_a_prompt = form, run, choices_a_prompt
+        self.include_usage, self.continuous = include_usage, continuous_usage_stats
+        self.completion_tokens = 0  # so far
         self.ends: dict[int, Finished] = {}
         self.failed = False
 
     def opening(self) -> bytes:
-        return b"".join(self._chunk(first) for i in range(self.choices) for first in self.form.first(i))
+        return b"".join(self._chunk(first) for i in range(self.run.count) for first in self.form.first(i))
 
     def encode(self, batch: list[Numbered]) -> bytes:
         if not batch:
             return COMMENT
         sent = []
         for index, event in batch:
-            if isinstance(event, Piece) and (event.text or event.logprobs):
-                sent.append(self._chunk(self.form.delta(index, event)))
+            if isinstance(event, Piece):
+                self.completion_tokens += len(event.tokens)
+                if event.text or event.logprobs:
+                    sent.append(self._chunk(self.form.delta(index, event)))
             elif isinstance(event, Finished):
                 self.ends[index] = event
                 sent.append(self._chunk(self.form.last(index, event.reason)))
@@ -129,14 +136,17 @@ class _Writer:
                 return b"".join(sent) + frame(body_of(event.error))
         return b"".join(sent)
 
-    def closing(self, choices_a_prompt: int) -> bytes:
-        if not self.more:
+    def closing(self) -> bytes:
+        if not self.include_usage:
             return DONE
         finished = [self.ends[index] for index in sorted(self.ends)]
-        return frame(self.form.chunk([], usage=usage(finished, choices_a_prompt), **timings(finished))) + DONE
+        return frame(self.form.chunk([], usage=usage(finished, self.choices_a_prompt), **timings(finished))) + DONE
 
     def _chunk(self, choice: dict[str, Any]) -> bytes:
-        return frame(self.form.chunk([choice], **self.more))
+        if not self.include_usage:
+            return frame(self.form.chunk([choice]))
+        so_far = counts(self.run.prompt_tokens(self.choices_a_prompt), self.completion_tokens)
+        return frame(self.form.chunk([choice], usage=so_far if self.continuous else None))
 
 
 def timings(ends: list[Finished]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class FakeGeneration:
         self.model, self.number, self.options, self.words = model, number, options, words
         self.prompt_tokens, self.completion_tokens, self.prefill_tokens_done = prompt_tokens, 0, 0
         self.done, self.closed = False, False
+        self.held: list[str] = []
         self.finish_reason: str | None = None
         self.timings: dict[str, float] = {
             "prefill_s": 0.01,
@@ -66,9 +67,13 @@ class FakeGeneration:
             return []
         if self.completion_tokens >= limit:
             self.done, self.finish_reason = True, "length" if limit == self.options.max_tokens else "stop"
+        self.held.append(word)
+        if len(self.held) < self.model.hold and not self.done:
+            return []
+        said, self.held = self.held, []
         top = tuple((token + i, chr(token + i), -0.5 - i) for i in range(self.options.logprobs or 0))
         scores = () if self.options.logprobs is None else (TokenLogprob(token, word, -0.5, top),)
-        return [Piece(word, (token,), scores)]
+        return [Piece("".join(said), tuple(ord(each[0]) % 256 for each in said), scores)]
 
     def close(self) -> None:
         if not self.closed:
@@ -80,11 +85,20 @@ class FakeModel:
     """The interface of a model as the server uses it."""
 
     def __init__(
-        self, *, text: str = TEXT, delay: float = 0.0, pages: int = 4, break_at: int = -1, context: int = 512
+        self,
+        *,
+        text: str = TEXT,
+        delay: float = 0.0,
+        pages: int = 4,
+        break_at: int = -1,
+        context: int = 512,
+        hold: int = 1,
     ) -> None:
         self.name, self.tokenizer, self.chat, self.context = "fake", FakeTokenizer(), object(), context
         self.plan = SimpleNamespace(backend="numpy", isa="none")
+        self.programs = SimpleNamespace(pads=False)
         self.text, self.delay, self.pages, self.break_at = text, delay, pages, break_at
+        self.hold = hold  # so many words, a token each, come out as one piece
         self.generations: list[FakeGeneration] = []
         self.prompts: list[list[int]] = []
         self.steps: list[int] = []

@@ -56,6 +56,21 @@ def test_text_streams_in_and_stop_stops(page: Page, model: FakeModel):
     assert model.pages == 4
 
 
+def test_counts_are_of_tokens_and_not_of_the_pieces_that_they_come_in(page: Page, model: FakeModel):
+    model.hold, model.delay, words = 3, 0.03, len(SAID.split())
+    page.ask("hello")
+    assert f"{words} tokens" in page.find("article.assistant .count").text
+    page.find("#clear").click()
+    page.driver.switch_to.alert.accept()
+    model.text, model.delay = " ".join(["word"] * 300), 0.02
+    page.find("#prompt").send_keys("hello\n")
+    page.until(lambda: page.answers() and page.answers()[0].count("word") >= 12)
+    page.click("#stop")
+    page.until(lambda: not page.busy())
+    count, said = page.find("article.assistant .count").text, page.answers()[0].count("word")
+    assert count.startswith(f"{said} tokens · ") and "stopped" in count
+
+
 def test_retry_answers_the_same_message_again(page: Page, model: FakeModel):
     page.ask("hello")
     model.text = "another answer"

@@ -37,14 +37,16 @@ def test_what_is_honoured_reaches_the_options():
     asked = chat(
         temperature=0, top_p=0.5, top_k=7, min_p=0.1, repeat_penalty=1.1, presence_penalty=1, frequency_penalty=-1,
         seed=-5, stop=["a", "b"], max_completion_tokens=9, logprobs=True, top_logprobs=3, logit_bias={"5": -100},
-        ignore_eos=True, model="m", n=2, stream=True, stream_options={"include_usage": True}, user="u",
+        ignore_eos=True, model="m", n=2, stream=True, user="u",
+        stream_options={"include_usage": True, "continuous_usage_stats": True},
         metadata={"a": "b"}, store=False,
     )  # fmt: skip
     o = asked.options
     assert (o.temperature, o.top_p, o.top_k, o.min_p, o.repeat_penalty) == (0, 0.5, 7, 0.1, 1.1)
     assert (o.presence_penalty, o.frequency_penalty, o.seed, o.stop, o.max_tokens) == (1, -1, -5, ("a", "b"), 9)
     assert (o.logprobs, o.logit_bias, o.ignore_eos) == (3, ((5, -100.0),), True)
-    assert (asked.model, asked.n, asked.stream, asked.include_usage) == ("m", 2, True, True)
+    assert (asked.model, asked.n, asked.stream) == ("m", 2, True)
+    assert asked.include_usage and asked.continuous_usage_stats
     assert [options.seed for _, options in asked.choices] == [-5, -4]
 
 

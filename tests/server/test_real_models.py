@@ -10,7 +10,7 @@ import pytest
 
 import soberano
 from soberano.core.progress import silent
-from soberano.server.app import _warm_up
+from soberano.server.warm import warm_rest, warm_up
 from tests.server.live import serving
 from tests.smollm2 import smollm2_path
 from tests.tiny import write_tiny_llama
@@ -59,10 +59,34 @@ async def test_a_warm_model_compiles_nothing_for_a_short_chat(tmp_path: Path, te
     write_tiny_llama(path, layers=2 if temperature else 1)
     made: list[str] = []
     with soberano.load(path, backend="xla") as model:
-        _warm_up(model, silent)
+        warm_up(model, silent)
         async with serving(model) as client:
             monitoring.register_event_duration_secs_listener(lambda event, *_, **__: made.append(event))
             await post(client, max_tokens=4, temperature=temperature, ignore_eos=True)
+    assert not [event for event in made if "compile" in event]
+
+
+async def test_a_model_that_has_rested_compiles_nothing_for_any_request(tmp_path: Path):
+    pytest.importorskip("jax")
+    from jax import monitoring
+
+    path = tmp_path / "tiny.gguf"
+    write_tiny_llama(path, layers=3, context=2048)
+    made: list[str] = []
+    with soberano.load(path, backend="cpu", context=2048) as model:
+        warm_up(model, silent)
+        for _ in warm_rest(model):
+            assert model.pages.free == model.pages.count, "nothing is held between two of them"
+        async with serving(model) as client:
+            monitoring.register_event_duration_secs_listener(lambda event, *_, **__: made.append(event))
+            for body in (
+                {"temperature": 0.7, "frequency_penalty": 0.5},
+                {"temperature": 0, "repeat_penalty": 1.2},
+                {"logit_bias": {"5": 1}, "top_logprobs": 3, "logprobs": True},
+                {"messages": [{"role": "user", "content": "word " * 250}]},
+                {"messages": [{"role": "user", "content": "word " * 120}], "temperature": 0},
+            ):
+                await post(client, max_tokens=4, ignore_eos=True, **body)
     assert not [event for event in made if "compile" in event]
 
 

@@ -112,6 +112,20 @@ async def test_metrics_count_what_was_served():
         assert lines[f'soberano:{name}_seconds_count{{model_name="fake"}}'] == "1.0"
 
 
+async def test_metrics_measure_tokens_and_not_the_pieces_that_they_come_in():
+    async with serving(FakeModel(text="one two three four five six", hold=4, delay=0.05)) as client:
+        await client.post("/v1/chat/completions", json=HELLO)
+        text = await (await client.get("/metrics")).text()
+    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    value = lambda name: float(lines[f'soberano:{name}{{model_name="fake"}}'])  # noqa: E731
+    assert value("generation_tokens_total") == 6.0
+    assert value("time_to_first_token_seconds_count") == 1.0
+    whole = value("e2e_request_latency_seconds_sum")
+    assert value("time_to_first_token_seconds_sum") < 0.5 * whole, "two steps of seven, not the five until text comes"
+    assert value("inter_token_latency_seconds_count") == 5.0
+    assert value("request_prefill_time_seconds_sum") <= value("time_to_first_token_seconds_sum")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "sent", "status", "code", "param"),
     [

@@ -59,6 +59,19 @@ async def test_usage_comes_in_a_last_chunk_without_choices():
     assert last["choices"] == [] and last["usage"] == {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
 
 
+async def test_counts_so_far_come_with_every_chunk_where_they_are_asked_for():
+    wish = {"include_usage": True, "continuous_usage_stats": True}
+    async with serving(FakeModel(text="one two three four five", hold=2)) as client:
+        *chunks, last, _ = await events(client, stream_options=wish)
+        told = await events(client, stream_options={"continuous_usage_stats": True})
+        *two, end, _ = await events(client, "/v1/completions", prompt=["ab", "c"], n=2, stream_options=wish)
+    assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [0, 2, 4, 5, 5]
+    assert {chunk["usage"]["prompt_tokens"] for chunk in [*chunks, last]} == {9}
+    assert last["usage"] == {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+    assert not any("usage" in chunk for chunk in told[:-1]), "as in vLLM it says nothing alone"
+    assert {chunk["usage"]["prompt_tokens"] for chunk in two} == {3} and two[-1]["usage"] == end["usage"]
+
+
 async def test_a_completion_stream_with_echo_and_two_choices():
     async with serving(FakeModel(text="one two")) as client:
         *chunks, _ = await events(client, "/v1/completions", prompt="Say: ", n=2, echo=True)

@@ -101,19 +101,20 @@ async function answer() {
   const view = $("log").lastElementChild;
   view.setAttribute("aria-busy", "true");
   const started = performance.now();
-  let first = 0, pieces = 0, frame = 0;
-  const measured = () => (pieces > 1 ? (pieces - 1) / ((performance.now() - first) / 1000) : 0);
+  let first = 0, early = 0, tokens = 0, frame = 0; // when the first text came, how many tokens it was, how many there are
+  const measured = () => (tokens > early ? (tokens - early) / ((performance.now() - first) / 1000) : 0);
   const show = () => {
     frame = 0;
     const follow = atEnd();
     view.querySelector(".text").replaceChildren(...(message.content ? render(message.content) : [element("p", {}, "")]));
-    if (pieces) view.querySelector(".count").textContent = count({ count: { tokens: pieces, rate: measured() } });
+    if (tokens) view.querySelector(".count").textContent = count({ count: { tokens, rate: measured() } });
     if (follow) toEnd();
   };
   show();
-  const onText = (text) => {
+  const onText = (text, count) => {
     first ||= performance.now();
-    pieces++;
+    early ||= count;
+    tokens = count;
     message.content += text;
     frame ||= requestAnimationFrame(show);
   };
@@ -121,12 +122,12 @@ async function answer() {
     const told = await chat(asked, { key: store.key(), signal: answering.signal, onText });
     if (told.finish === "length") message.cut = "cut at the longest length";
     const rate = told.timings?.decode_tps ?? measured();
-    message.count = { tokens: told.usage?.completion_tokens ?? pieces, rate, seconds: ((first || performance.now()) - started) / 1000 };
+    message.count = { tokens: told.usage?.completion_tokens ?? tokens, rate, seconds: ((first || performance.now()) - started) / 1000 };
     say(`Answer complete, ${message.count.tokens} tokens.`);
   } catch (error) {
     if (error.name === "AbortError") {
       message.cut = "stopped";
-      message.count = { tokens: pieces, rate: measured() };
+      message.count = { tokens, rate: measured() };
       say("Stopped.");
     } else {
       message.cut = "broken off";

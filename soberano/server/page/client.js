@@ -34,12 +34,12 @@ export async function card(key) {
   return response.ok ? (await response.json()).data[0] : undefined;
 }
 
-/** Ask for an answer; calls onText(text) for every piece, returns {finish, usage, timings}. Abort with the signal. */
+/** Ask for an answer; calls onText(text, tokens so far) for every piece, returns {finish, usage, timings}. Abort with the signal. */
 export async function chat(request, { key, signal, onText }) {
   const response = await fetch("/v1/chat/completions", {
     method: "POST",
     headers: { "Content-Type": "application/json", ...headers(key) },
-    body: JSON.stringify({ ...request, stream: true, stream_options: { include_usage: true } }),
+    body: JSON.stringify({ ...request, stream: true, stream_options: { include_usage: true, continuous_usage_stats: true } }),
     signal,
   });
   if (!response.ok) await refuse(response);
@@ -51,7 +51,7 @@ export async function chat(request, { key, signal, onText }) {
     if (chunk.usage) told.usage = chunk.usage;
     if (chunk.timings) told.timings = chunk.timings;
     const choice = chunk.choices[0];
-    if (choice?.delta.content) onText(choice.delta.content);
+    if (choice?.delta.content) onText(choice.delta.content, chunk.usage.completion_tokens);
     if (choice?.finish_reason) told.finish = choice.finish_reason;
   }
   throw new ServerError({ message: "The connection ended before the answer did." }, 0);
