@@ -165,7 +165,7 @@ class Encoder:
     @property
     def pads(self) -> bool:
         """Whether shapes cost a compilation, so that batches are padded to few of them."""
-        return self.home.name == "jax"
+        return self.home.compiles
 
     def close(self) -> None:
         """Let go of the weights."""

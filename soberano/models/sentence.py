@@ -37,8 +37,6 @@ def from_gguf(metadata: Mapping[str, Any], architecture: str) -> Sentence:
     kind = metadata.get(key, POOLINGS.index("mean"))
     if type(kind) is not int or not 0 <= kind < len(POOLINGS):
         raise UnsupportedModel(f"{key} is {kind!r:.40}; known are 0 (none), 1 (mean), 2 (cls) and 3 (last)")
-    if metadata.get(f"{architecture}.attention.causal", False) is not False:
-        raise UnsupportedModel(f"{architecture}.attention.causal is set; an encoder looks to all sides")
     return Sentence(POOLINGS[kind])
 
 

@@ -283,7 +283,7 @@ def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
     ("keys", "match"),
     [
         ({"pooling_type": 4}, "pooling_type is 4; known are 0"),
-        ({"attention.causal": True}, "an encoder looks to all sides"),
+        ({"attention.causal": True}, "attention.causal is True; only False is supported"),
         ({"attention.head_count": 5}, "bert.attention.head_count is 5"),
     ],
 )
