@@ -34,7 +34,7 @@ def choose(backend: str | None = None, *, weights: int = 0, progress: Progress =
         why = _no_cuda()
         if why:
             raise InputError(
-                f"backend cuda: {why}; choose cpu, or install soberano[cuda13] on a machine with an NVIDIA GPU"
+                f"backend cuda: {why}; choose cpu, or on a machine with an NVIDIA GPU run: pip install -e '.[cuda13]'"
             )
         return Plan("cuda", "cupy", "gpu", weights="blocks", reasons=("asked for",))
     return Plan(name, home(name).name, weights=_unpacked(weights), reasons=("asked for: a backend by entry point",))

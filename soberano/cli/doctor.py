@@ -90,7 +90,8 @@ def report(findings: list[Finding]) -> str:
     slower = f"{lost} of the things above could be better (marked -)"
     verdict = f"It works; {slower}." if lost else "All is well."
     if broken:
-        verdict = f"{broken} of the things above are broken (marked !)" + (f", and {slower}." if lost else ".")
+        verb, rest = "is" if broken == 1 else "are", f", and {slower}." if lost else "."
+        verdict = f"{broken} of the things above {verb} broken (marked !){rest}"
     return "\n".join([*lines, "", *hints, *([""] if hints else []), verdict])
 
 
@@ -165,7 +166,7 @@ def _homes() -> list[Finding]:
     findings = []
     for name in ("numpy", "jax", "cupy", *sorted(p.name for p in entry_points(group="soberano.backends"))):
         if name == "cupy" and find_spec("cupy") is None:
-            value = "not installed; it is for NVIDIA GPUs (pip install 'soberano[cuda13]')"
+            value = "not installed; it is for NVIDIA GPUs (pip install -e '.[cuda13]', in the folder of this project)"
             findings.append(Finding("home cupy", "ok", value))
             continue
         try:

@@ -70,21 +70,29 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("texts are given as arguments and with --file; give them in one of the two ways")
     if args.json and args.out:
         raise InputError("--json prints the vectors and --out writes them; give one of the two")
+    named = next((text for text in args.texts if _is_file(text)), None)
+    if named is not None:
+        raise InputError(f"the text {named!r:.80} is the name of a file; to embed what is in it: --file {named:.80}")
     options = Options(args.batch, args.dimensions, args.normalize, args.pooling)
     source = args.file.open("rb") if args.file else nullcontext(sys.stdin.buffer)
     with progress() as show, source as file:
         texts = iter(_checked(args.texts)) if args.texts else _lines(file, args)
         how: dict[str, Any] = {"backend": args.backend, "context": args.context, "exact": args.exact, "progress": show}
         with load_encoder(resolve(args.model), **how) as model:
-            width, done, read = args.dimensions or model.width, 0, 0
+            width, done, read, cut = args.dimensions or model.width, 0, 0, 0
             kept = _Kept()
             with writing(args.out, width) if args.out else nullcontext(kept if args.json else _Printed()) as sink:
                 while part := list(islice(texts, PART)):
                     tokens = [model.tokens(text) for text in part]
                     sink.add(part, _embed(model, tokens, options, width, show, done))
                     done, read = done + len(part), read + sum(map(len, tokens))
+                    full = (text for text, each in zip(part, tokens, strict=True) if len(each) == model.context)
+                    cut += sum(len(model.tokens(text, cut=False)) > model.context for text in full)
+            context = model.context
     if args.json:
         print(json.dumps({"model": model.name, "dimensions": width, "tokens": read, "embeddings": kept.rows}))
+    if cut:
+        print(f"cut at {context} tokens: {cut:,} of {done:,} texts; the model reads no more", file=sys.stderr)
     if args.out:
         print(f"{args.out}: {done:,} vectors of {width} numbers", file=sys.stderr)
     return 0
@@ -119,6 +127,13 @@ class _Kept:
 
     def add(self, texts: Sequence[str], vectors: "np.ndarray") -> None:
         self.rows += vectors.tolist()
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # longer than a name can be
+        return False
 
 
 def _checked(texts: list[str]) -> list[str]:

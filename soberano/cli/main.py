@@ -11,12 +11,13 @@ import argparse
 import difflib
 import os
 import pkgutil
+import re
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import soberano.cli as package
 from soberano.core.errors import InputError, SoberanoError
@@ -30,7 +31,14 @@ BROKEN_PIPE = 141
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, and that says which flags the command has that was asked for."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does it, with `flags` among the results: of the innermost parser, which comes back first."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if "flags" not in found:
+            found.flags = re.findall(r"--[a-z][a-z-]+", self.format_help())
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         self.exit(REFUSED, f"soberano: {printable(message, lines=False)}; see `{self.prog} --help`\n")
@@ -82,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if unknown:
             where = f"soberano {args.command}" + (f" {args.kind}" if "kind" in args else "")
             said = printable(" ".join(unknown), lines=False)
-            return _refuse(f"unrecognised arguments: {said}; see `{where} --help`")
+            return _refuse(f"unrecognised arguments: {said}; {_meant(unknown[0], args.flags)}see `{where} --help`")
         status = args.run(args)
         sys.stdout.flush()
         return status
@@ -103,6 +111,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(f"{where}{error.strerror or error}; check the path and its permissions")
     except Exception as error:  # whatever its class: it should have been one of the above
         return _internal(error)
+
+
+def _meant(word: str, flags: Sequence[str]) -> str:
+    """A guess at what an argument that nobody knows was to be, or nothing."""
+    if not word.startswith("-"):
+        return "quote a text of several words; "
+    close = difflib.get_close_matches(word.partition("=")[0], flags, n=1)
+    return f"did you mean {close[0]}? " if close else ""
 
 
 def _refuse(message: str, status: int = REFUSED) -> int:

@@ -21,6 +21,7 @@ from soberano.registry.store import RECORD, Record, Stored, find, models_dir
 LARGEST_MEMBER = 1 << 40  # bytes
 LARGEST_BESIDE = 1 << 26  # bytes: the tokenizer of a large vocabulary
 _BLOCK = 1 << 20
+_NOT_A_HUB = "models of Hugging Face come not by name, but by https://HOST/FILE#sha256=HASH"
 
 
 def pull(
@@ -66,7 +67,8 @@ def _from_file(source: LocalFile, name: str | None, force: bool, progress: Progr
     """Store a file that is here: under the name that its hash is known by, or that of the file."""
     path = source.path.expanduser()
     if not path.is_file():
-        raise FileError(f"no file at {path}; check the path")
+        hub = "" if path.is_absolute() or len(path.parts) != 2 else f"; {_NOT_A_HUB}"
+        raise FileError(f"no file at {path}; check the path{hub}")
     found = egress.hash_file(path)
     if source.sha256 not in (None, found):
         raise FileError(f"{path} has SHA-256 {found} instead of {source.sha256}: it is another file, or damaged")

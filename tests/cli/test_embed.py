@@ -46,6 +46,17 @@ def test_lines_of_standard_input(embed, wanted):
     assert embed(stdin=b"").out == ""
 
 
+def test_texts_that_are_cut_are_counted(embed):
+    answer = embed("word " * 200, "short", "--context", "16")
+    assert answer.status == 0 and answer.err == "cut at 16 tokens: 1 of 2 texts; the model reads no more\n"
+
+
+def test_the_name_of_a_file_is_no_text(embed, tmp_path):
+    (tmp_path / "texts.jsonl").write_text('"a"\n')
+    answer = embed(tmp_path / "texts.jsonl")
+    assert answer.status == 2 and "is the name of a file; to embed what is in it: --file" in answer.err
+
+
 def test_files(embed, wanted, tmp_path):
     (tmp_path / "in.txt").write_text("\n".join(TEXTS[:2]) + "\n\n")
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in TEXTS) + "\n")
