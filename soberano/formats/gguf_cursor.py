@@ -19,7 +19,7 @@ from soberano.formats.gguf_layout import (
     MAX_STRING,
     VERSIONS,
 )
-from soberano.formats.sniff import HEAD, looks_like
+from soberano.formats.sniff import HEAD, described
 
 _U32 = struct.Struct("<I").unpack_from
 _U64 = struct.Struct("<Q").unpack_from
@@ -60,9 +60,7 @@ class Cursor:
     def signature(self) -> int:
         head = bytes(self.data[: min(HEAD, self.size)])
         if not head.startswith(MAGIC):
-            like = looks_like(head)
-            found = f"looks like {like}" if like else f"starts with the bytes {head[:4].hex(' ')}"
-            raise FileError(f"{self.name} is not a GGUF file: it {found}; give the path of a .gguf file")
+            raise FileError(f"{self.name} is not a GGUF file: it {described(head)}; give the path of a .gguf file")
         self.need(4, "the magic")
         version = self.u32("the version")
         if version in VERSIONS:

@@ -19,7 +19,7 @@ import numpy as np
 from soberano.core.errors import FileError
 from soberano.core.units import bytes_text
 from soberano.formats.json_file import parse_object, read_object
-from soberano.formats.sniff import HEAD, looks_like
+from soberano.formats.sniff import HEAD, described
 from soberano.formats.tensors import MappedTensors, TensorInfo, map_file
 from soberano.quant.blocks import format_named
 
@@ -158,9 +158,7 @@ def _header(name: str, data: Any, size: int) -> bytes:
     head = bytes(data[: min(HEAD, size)])
     length = int.from_bytes(head[:8], "little")
     if size < 10 or head[8:9] != b"{":
-        like = looks_like(head)
-        found = f"looks like {like}" if like else f"starts with the bytes {head[:4].hex(' ')}"
-        raise FileError(f"{name} is not a safetensors file: it {found}; give the path of a .safetensors file")
+        raise FileError(f"{name} is not a safetensors file: it {described(head)}; give the path of a .safetensors file")
     if length > MAX_HEADER:
         raise FileError(f"{name} is damaged: its header claims {length} bytes, and {MAX_HEADER} is the most")
     if length > size - 8:

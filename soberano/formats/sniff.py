@@ -13,6 +13,7 @@ _SIGNS: list[tuple[str, Callable[[bytes], bool]]] = [
     ("a safetensors file", lambda head: head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000),
     ("a zip archive, as PyTorch writes its checkpoints", lambda head: head.startswith(b"PK\x03\x04")),
     ("a Python pickle, as old PyTorch checkpoints are", lambda head: head[:1] == b"\x80" and head[1:2] <= b"\x05"),
+    ("a PDF document", lambda head: head.startswith(b"%PDF")),
     ("a gzip archive", lambda head: head.startswith(b"\x1f\x8b")),
     ("a web page", lambda head: head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html"))),
     ("JSON", lambda head: head.lstrip()[:1] in (b"{", b"[")),
@@ -27,3 +28,13 @@ def looks_like(head: bytes) -> str | None:
     'a web page'
     """
     return next((what for what, fits in _SIGNS if fits(head)), None)
+
+
+def described(head: bytes) -> str:
+    """What to say of a file that is not what it should be.
+
+    >>> described(b"%PDF-1.7"), described(b"\\x01\\x02\\x03\\x04\\x05")
+    ('looks like a PDF document', 'starts with the bytes 01 02 03 04')
+    """
+    like = looks_like(head)
+    return f"looks like {like}" if like else f"starts with the bytes {head[:4].hex(' ') or 'of an empty file'}"

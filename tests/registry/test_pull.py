@@ -121,6 +121,14 @@ def test_other_bytes_leave_nothing_behind(index, change):
     assert find("tiny") is None and list(models_dir().iterdir()) == []
 
 
+def test_a_file_that_is_no_model_is_not_stored(index, tmp_path: Path):
+    guide = tmp_path / "guide.gguf"
+    guide.write_bytes(b"%PDF-1.7 read me")
+    with pytest.raises(FileError, match=r"guide.gguf is not a GGUF file: it looks like a PDF document; nothing"):
+        pull(str(guide))
+    assert list_models() == []
+
+
 def test_a_name_that_is_taken_is_not_overwritten(index, tmp_path: Path):
     index(DATA)
     other = tmp_path / "tiny.gguf"
