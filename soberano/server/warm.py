@@ -40,7 +40,7 @@ def warm_up(model: Model | Encoder, progress: Progress) -> None:
 
 def warm_rest(model: Model | Encoder) -> Iterator[None]:
     """Run penalties and long prompts, a program or two after each `next`; nothing is held in between."""
-    if isinstance(model, Encoder) or not model.home.compiles:
+    if isinstance(model, Encoder) or not model.programs.pads:
         return
     for temperature in (0.8, 0.0):
         for tokens in (1, 2):  # drawn from a prompt, drawn from a token

@@ -72,6 +72,7 @@ def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
         "knn.rescore": ((x, base, np.array([[0, 2], [1, 1]], I32)), {}),
         "linear.linears": (((draw(5, 8), draw(3, 8)), x), {}),
         "linear.embed": ((draw(5, 8), lanes % 5), {}),
+        "linear_transposed.linears_transposed": (((draw(5, 8), draw(3, 8)), draw(2, 5), draw(2, 3)), {}),
         "feed_forward.feed_forward": ((draw(6, 8), draw(6, 8), draw(8, 6), x), {"activation": "gelu"}),
         "self_attention.self_attention": ((draw(2, 3, 2, 4), *[draw(2, 3, 1, 4)] * 2, np.array([3, 1], I32)), {}),
         "pool.pool": ((draw(2, 3, 4), np.array([3, 1], I32)), {"how": "mean"}),

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import soberano
 from soberano.core.progress import silent
+from soberano.server.routes import STATE
 from soberano.server.warm import warm_rest, warm_up
 from tests.server.live import serving
 from tests.smollm2 import smollm2_path
@@ -118,10 +120,14 @@ async def test_a_prompt_that_is_too_long_is_refused_with_the_numbers(tiny: sober
 
 
 class Fragile:
-    """The programs of a model, of which the next prompt breaks the step when `armed`, with the cache in its hands."""
+    """The programs of a model, of which the next prompt breaks the step when `armed`, with the cache in its hands.
+
+    A token waits while it is `alone`, so that an answer is not at its end before another request is there.
+    """
 
     def __init__(self, programs: Any) -> None:
         self.programs, self.armed = programs, False
+        self.alone: Callable[[], bool] = lambda: False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.programs, name)
@@ -129,6 +135,11 @@ class Fragile:
     def chunk(self, tokens: int) -> Any:
         self.fails, self.armed = self.armed, False
         return self.programs.chunk(tokens)
+
+    def decode(self, *args: Any, **more: Any) -> Any:
+        while self.alone():
+            time.sleep(0.001)
+        return self.programs.decode(*args, **more)
 
     def forward(self, weights: Any, k: Any, *rest: Any, **more: Any) -> Any:
         if getattr(self, "fails", False):
@@ -148,11 +159,14 @@ async def test_when_a_step_loses_the_cache_others_end_with_an_error_and_no_wrong
     free = tiny.pages.free
     async with serving(tiny) as client:
         whole = (await post(client, "/v1/completions", **body))["choices"][0]["text"]
+        engine, end = client.app[STATE].engine, time.monotonic() + 60
+        fragile.alone = lambda: engine.running + engine.waiting < 2 and time.monotonic() < end
         first = asyncio.create_task(client.post("/v1/completions", json=body | {"stream": streamed}))
         while tiny.pages.free == free:
             await asyncio.sleep(0)
         fragile.armed = True
         broken = await client.post("/v1/completions", json={"prompt": "Once", "max_tokens": 2})
+        fragile.alone = lambda: False
         assert (broken.status, (await broken.json())["error"]["code"]) == (500, "internal_error")
         reply = await first
         told = (await reply.text()).removesuffix("\n\n").split("\n\n")
