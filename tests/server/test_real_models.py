@@ -126,7 +126,7 @@ class Fragile:
     """
 
     def __init__(self, programs: Any) -> None:
-        self.programs, self.armed = programs, False
+        self.programs, self.armed, self.waits = programs, False, False
         self.alone: Callable[[], bool] = lambda: False
 
     def __getattr__(self, name: str) -> Any:
@@ -138,6 +138,7 @@ class Fragile:
 
     def decode(self, *args: Any, **more: Any) -> Any:
         while self.alone():
+            self.waits = True
             time.sleep(0.001)
         return self.programs.decode(*args, **more)
 
@@ -149,7 +150,6 @@ class Fragile:
         return self.programs.forward(weights, k, *rest, **more)
 
 
-@pytest.mark.xfail(strict=False, reason="passes alone; fails now and then in the whole suite, not yet understood")
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_when_a_step_loses_the_cache_others_end_with_an_error_and_no_wrong_text(
     tiny: soberano.Model, monkeypatch: pytest.MonkeyPatch, streamed: bool
@@ -163,7 +163,7 @@ async def test_when_a_step_loses_the_cache_others_end_with_an_error_and_no_wrong
         engine, end = client.app[STATE].engine, time.monotonic() + 60
         fragile.alone = lambda: engine.running + engine.waiting < 2 and time.monotonic() < end
         first = asyncio.create_task(client.post("/v1/completions", json=body | {"stream": streamed}))
-        while tiny.pages.free == free:
+        while not fragile.waits:  # its own prompt is through, and will not be the one that breaks
             await asyncio.sleep(0)
         fragile.armed = True
         broken = await client.post("/v1/completions", json={"prompt": "Once", "max_tokens": 2})
