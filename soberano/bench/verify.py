@@ -117,7 +117,7 @@ class Report:
         }
 
     def to_text(self) -> str:
-        """Tables for a person: a column per op, a row per layer, `!` where a limit is broken."""
+        """Tables for a person: a column per op, a row per layer, `!` where a limit is broken; the verdict comes last."""
         lines = [f"{self.path.name}: {self.tokens} tokens against the numpy reference in float32"]
         lines += [f"not here: {why}" for why in self.absent]
         for p in self.paths:
@@ -129,6 +129,8 @@ class Report:
                 f"  gap where not, p99 {d.gap_p99:.2f}{mark}",
             ]
             lines += ["  relative error by layer and op", *_table(p)] if p.ops else []
+        verdict = "everything above holds" if self.holds else "DOES NOT HOLD; see the marks above"
+        lines += ["", f"{self.path.name}: {verdict}"]
         return "\n".join(lines)
 
 

@@ -83,11 +83,11 @@ def run(args: argparse.Namespace) -> int:
             kept = _Kept()
             with writing(args.out, width) if args.out else nullcontext(kept if args.json else _Printed()) as sink:
                 while part := list(islice(texts, PART)):
-                    tokens = [model.tokens(text) for text in part]
+                    whole = [model.tokens(text, cut=False) for text in part]
+                    tokens = [model.cut(each) for each in whole]
                     sink.add(part, _embed(model, tokens, options, width, show, done))
                     done, read = done + len(part), read + sum(map(len, tokens))
-                    full = (text for text, each in zip(part, tokens, strict=True) if len(each) == model.context)
-                    cut += sum(len(model.tokens(text, cut=False)) > model.context for text in full)
+                    cut += sum(len(each) > model.context for each in whole)
             context = model.context
     if args.json:
         print(json.dumps({"model": model.name, "dimensions": width, "tokens": read, "embeddings": kept.rows}))

@@ -31,12 +31,12 @@ BROKEN_PIPE = 141
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and that says which flags the command has that was asked for."""
+    """An argument parser whose errors are one line, and that says which flags there are when one is not known."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does it, with `flags` among the results: of the innermost parser, which comes back first."""
+        """As argparse does it; beside what is unknown, `flags` of the innermost parser, which comes back first."""
         found, unknown = super().parse_known_args(args, namespace)
-        if "flags" not in found:
+        if unknown and "flags" not in found:
             found.flags = re.findall(r"--[a-z][a-z-]+", self.format_help())
         return found, unknown
 

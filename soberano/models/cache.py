@@ -107,7 +107,7 @@ class Room:
         Of a device's own memory, ask the device.
         """
         if weights + self.nbytes > free:
-            raise self._refusal(weights)
+            raise self._refusal(free, weights)
 
     def make(self, home: Home) -> tuple[Array, Array]:
         """Zero arrays of these shapes. Raises CapacityError when there is no memory left."""
@@ -115,16 +115,16 @@ class Room:
             keys, values = home.zeros(self.shapes, self.dtype)
         except (MemoryError, RuntimeError) as error:  # NumPy and CuPy raise the one, XLA a class of the other
             if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-                raise self._refusal() from error
+                raise self._refusal(free_memory()) from error
             raise
         return keys, values
 
-    def _refusal(self, weights: int = 0) -> CapacityError:
+    def _refusal(self, free: int, weights: int = 0) -> CapacityError:
         many = f", {self.sequences} times" if self.sequences > 1 else ""
         beside = f"the weights take {bytes_text(weights)} and " if weights else ""
         return CapacityError(
             f"{beside}a cache for a context of {self.context} tokens{many} takes {bytes_text(self.nbytes)}, and "
-            f"{bytes_text(free_memory())} of memory are free; ask for a smaller context, fewer sequences at once, "
+            f"{bytes_text(free)} of memory are free; ask for a smaller context, fewer sequences at once, "
             f"a cache of q8_0, a smaller model, or close other programs"
         )
 

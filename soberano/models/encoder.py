@@ -20,7 +20,7 @@ from soberano.core.settings import settings
 from soberano.core.types import Array
 from soberano.models.architecture import architecture
 from soberano.models.batches import Batch, batches
-from soberano.models.keys import refuse_unread
+from soberano.models.keys import read_config
 from soberano.models.layers import Metadata, ModelFile
 from soberano.models.sentence import Sentence
 from soberano.models.weights import find_weights, load_weights
@@ -99,9 +99,7 @@ class Encoder:
     ) -> None:
         """`kind` is the architecture, `keys` what the file calls its keys: see soberano.models.layers.Metadata."""
         self.module = architecture(kind, file.path)
-        meta = Metadata(file, kind, keys)
-        self.config = self.module.Config.from_gguf(meta)
-        refuse_unread(meta)
+        self.config = read_config(self.module, Metadata(file, kind, keys))
         found = find_weights(file, self.module, self.config)
         self.path, self.name, self.tokenizer, self.sentence = file.path, name, tokenizer, sentence
         if tokenizer.size > self.config.vocabulary:
@@ -127,6 +125,10 @@ class Encoder:
     def tokens(self, text: str, *, cut: bool = True) -> list[int]:
         """What the model reads of a text: its special tokens, and as much of the text as fits, or all unless `cut`."""
         return self.tokenizer.sequence(self.sentence.prompt + text, self.context if cut else None)
+
+    def cut(self, tokens: list[int]) -> list[int]:
+        """What `tokens` made of a text without a cut -> as much of it as the model reads."""
+        return self.tokenizer.cut(tokens, self.context)
 
     def embed(self, texts: str | Sequence[str], *, progress: Progress = silent, **options: Any) -> np.ndarray:
         """Turn texts into vectors -> (N, width) float32; of one text (width,).

@@ -55,7 +55,14 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Key -> the values that ask for nothing; of a list, every element is one of them."""
 
 
-def refuse_unread(meta: Metadata) -> None:
+def read_config(module: Any, meta: Metadata) -> Any:
+    """The Config of an architecture's module. Raises what it raises, and UnsupportedModel for a key that it leaves."""
+    config = module.Config.from_gguf(meta)
+    _refuse_unread(meta)
+    return config
+
+
+def _refuse_unread(meta: Metadata) -> None:
     """Raise UnsupportedModel for the first key of the architecture that was not read and is not without effect."""
     prefix = f"{meta.architecture}."
     for name, value in sorted(meta.file.metadata.items()):

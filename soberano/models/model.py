@@ -17,7 +17,7 @@ from soberano.formats import gguf
 from soberano.models.architecture import architecture
 from soberano.models.cache import Pages, Room, cache_dtype
 from soberano.models.generate import Generation
-from soberano.models.keys import refuse_unread
+from soberano.models.keys import read_config
 from soberano.models.layers import Metadata
 from soberano.models.options import Options
 from soberano.models.step import Chunk, Draw, Programs
@@ -45,9 +45,7 @@ class Model:
         refuse_parts(file)
         name = file.field("general.architecture", str)
         self.module = architecture(name, path)
-        meta = Metadata(file, name)
-        self.config = self.module.Config.from_gguf(meta)
-        refuse_unread(meta)
+        self.config = read_config(self.module, Metadata(file, name))
         found = find_weights(file, self.module, self.config)
         self.metadata: Mapping[str, Any] = file.metadata
         self.path, self.name = path, str(file.metadata.get("general.name") or path.stem)
@@ -66,10 +64,8 @@ class Model:
             self.programs, c = Programs(name, self.config, self.plan, self.tokenizer.size), self.config
             dtype = self.programs.cache_dtype if cache is None else cache_dtype(cache, c.head)
             self._room = Room(c.layers, c.kv_heads, c.head, dtype, self.context, sequences)
-            if self.plan.platform == "cpu":
-                self._room.check(
-                    weight_bytes(found, self.plan.weights), free
-                )  # a refusal need not wait for the weights
+            if self.plan.platform == "cpu":  # a refusal need not wait for the weights
+                self._room.check(weight_bytes(found, self.plan.weights), free)
             self.weights = load_weights(file, self.module, found, self.plan, self.home, progress, begun)
         finally:
             if begun:

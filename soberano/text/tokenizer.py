@@ -75,8 +75,15 @@ class Tokenizer:
         """
         begin = [self.bos] if self.add_bos and self.bos is not None else []
         end = [self.eos] if self.add_eos and self.eos is not None else []
-        room = None if longest is None else max(0, longest - len(begin) - len(end))
-        return begin + self.encode(text, add_bos=False)[:room] + end
+        whole = begin + self.encode(text, add_bos=False) + end
+        return whole if longest is None else self.cut(whole, longest)
+
+    def cut(self, sequence: list[int], longest: int) -> list[int]:
+        """What `sequence` made, as if asked for at most `longest`, 2 or more."""
+        if len(sequence) <= longest:
+            return sequence
+        end = int(self.add_eos and self.eos is not None)
+        return sequence[: longest - end] + sequence[len(sequence) - end :]
 
     def _refuse_long(self, text: str, most: int) -> None:
         """Raise ContextError when `text` is certainly more than `most` tokens.
