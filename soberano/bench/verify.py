@@ -117,7 +117,7 @@ class Report:
         }
 
     def to_text(self) -> str:
-        """Tables for a person: a column per op, a row per layer, `!` where a limit is broken; the verdict comes last."""
+        """Tables for a person: a column per op, a row per layer, `!` where a limit is broken; then the verdict."""
         lines = [f"{self.path.name}: {self.tokens} tokens against the numpy reference in float32"]
         lines += [f"not here: {why}" for why in self.absent]
         for p in self.paths:

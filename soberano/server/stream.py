@@ -145,8 +145,10 @@ class _Writer:
     def _chunk(self, choice: dict[str, Any]) -> bytes:
         if not self.include_usage:
             return frame(self.form.chunk([choice]))
+        if not self.continuous:
+            return frame(self.form.chunk([choice], usage=None))
         so_far = counts(self.run.prompt_tokens(self.choices_a_prompt), self.completion_tokens)
-        return frame(self.form.chunk([choice], usage=so_far if self.continuous else None))
+        return frame(self.form.chunk([choice], usage=so_far))
 
 
 def timings(ends: list[Finished]) -> dict[str, Any]:

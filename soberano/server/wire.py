@@ -63,10 +63,8 @@ class Server(web.Server):
 
     def __call__(self) -> web.RequestHandler:
         """The protocol of a new connection."""
-        more: dict[str, Any] = {
-            "keepalive_timeout": KEEPALIVE_S,
-            "access_log": None,
-        }  # None: no log, but typed otherwise
+        # access_log None means no log, but is typed otherwise.
+        more: dict[str, Any] = {"keepalive_timeout": KEEPALIVE_S, "access_log": None}
         return Protocol(self, loop=asyncio.get_running_loop(), **more)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
