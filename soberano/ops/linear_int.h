@@ -75,6 +75,9 @@ class Activations {
 
 // start + codes (16 rows x `columns`) against as many activations, in units of the scale.
 template <int bits, int columns> inline i32x16 dot(i32x16 start, const u8x64* v, const int8_t* a) {
+#if !SOBERANO_AVX512  // few registers: a chain after the other
+  if constexpr (columns == 32) return dot<bits, 16>(dot<bits, 16>(start, v, a), v + 4, a + 16);
+#endif
   i32x16 high = set1(0), low = start;
 #pragma GCC unroll 8
   for (int j = 0; j < columns / 4; j++)
