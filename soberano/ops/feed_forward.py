@@ -1,29 +1,46 @@
-"""The gated feed-forward layer of a transformer, whole: two products, a gate, and a product back.
+"""The feed-forward layer of a transformer, whole: up, an activation, perhaps a gate, and down again.
 
-One op, because together its parts are cheaper: what lies between them is three times as wide as the model, and a kernel
-need not bring it to memory.
+One op, because together its parts are cheaper: what lies between them is several times as wide as the model, and a
+kernel need not bring it to memory.
 """
 
+from functools import partial
 from typing import Literal
 
 from soberano.backends.dispatch import op
 from soberano.core.errors import InputError
 from soberano.core.types import Array
-from soberano.ops.activation import geglu, swiglu
-from soberano.ops.linear import linear, linears
+from soberano.ops.activation import geglu, gelu, silu, swiglu
+from soberano.ops.linear import Biases, linear, linears
 from soberano.quant.tensor import Weight
 
-Activation = Literal["silu", "gelu"]
+Activation = Literal["silu", "gelu", "gelu_erf"]
+"""gelu is the tanh form, gelu_erf the exact one."""
 
 
 @op
-def feed_forward(gate: Weight, up: Weight, down: Weight, x: Array, *, activation: Activation = "silu") -> Array:
-    """Compute down(act(gate(x)) * up(x)): x (..., D) float32 -> (..., D) float32, weights of any kind.
+def feed_forward(
+    gate: Weight | None,
+    up: Weight,
+    down: Weight,
+    x: Array,
+    biases: Biases = (None, None, None),
+    *,
+    activation: Activation = "silu",
+) -> Array:
+    """Compute down(act(gate(x)) * up(x)), or down(act(up(x))) without a gate: x (..., D) float32 -> (..., D) float32.
 
-    gate and up are (F, D), down (D, F). "gelu" is the tanh form. Raises InputError for another activation, ShapeError
-    as `linear`. Source: Shazeer 2020, arXiv 2002.05202.
+    Weights of any kind: gate and up are (F, D), down (D, F). `biases` are those of gate, up and down, where they have
+    one. Raises InputError for another activation, ShapeError as `linear`. Source: Shazeer 2020, arXiv 2002.05202.
     """
-    gates = {"silu": swiglu, "gelu": geglu}
-    if activation not in gates:
-        raise InputError(f"feed_forward: activation is {activation!r}; pass one of {', '.join(map(repr, gates))}")
-    return linear(down, gates[activation](*linears((gate, up), x)))
+    units = {
+        "silu": (silu, swiglu),
+        "gelu": (gelu, geglu),
+        "gelu_erf": (partial(gelu, form="erf"), partial(geglu, form="erf")),
+    }
+    if activation not in units:
+        raise InputError(f"feed_forward: activation is {activation!r}; pass one of {', '.join(map(repr, units))}")
+    alone, gated = units[activation]
+    if gate is None:
+        return linear(down, alone(linear(up, x, biases[1])), biases[2])
+    return linear(down, gated(*linears((gate, up), x, biases[:2])), biases[2])

@@ -13,27 +13,30 @@ from soberano.core.errors import ShapeError
 from soberano.core.types import Array
 from soberano.quant.tensor import Choice, QTensor, Weight
 
+Biases = tuple[Array | None, ...]
 
-def linear(weight: Weight, x: Array, **how: Any) -> Array:
-    """Multiply x (..., I) float32 by a weight (O, I) of any kind -> (..., O) float32. Raises ShapeError.
 
-    `how` is for the op beneath: impl="meaning", say.
+def linear(weight: Weight, x: Array, bias: Array | None = None, **how: Any) -> Array:
+    """Multiply x (..., I) float32 by a weight (O, I) of any kind and add a bias (O,) -> (..., O) float32.
+
+    Raises ShapeError. `how` is for the op beneath: impl="meaning", say.
 
     >>> import numpy as np
     >>> linear(np.array([[1.0, 2.0]], np.float32), np.array([3.0, 4.0], np.float32))
     array([11.], dtype=float32)
     """
-    return linears((weight,), x, **how)[0]
+    return linears((weight,), x, (bias,), **how)[0]
 
 
 @op
-def linears(weights: tuple[Weight, ...], x: Array) -> tuple[Array, ...]:
+def linears(weights: tuple[Weight, ...], x: Array, biases: Biases | None = None) -> tuple[Array, ...]:
     """Multiply the same x (..., I) by several weights (O, I), decoded to float32 -> (..., O) for each.
 
-    Together they are cheaper than one by one: x is prepared once. Raises ShapeError when the last axis of x is not a
-    weight's.
+    To each is added its bias (O,), where it has one. Together they are cheaper than one by one: x is prepared once.
+    Raises ShapeError when the last axis of x is not a weight's, or a bias does not fit.
     """
-    return tuple(_product(weight, x) for weight in weights)
+    products = [_product(weight, x) for weight in weights]
+    return tuple(map(_biased, products, biases or [None] * len(products)))
 
 
 def _product(weight: Weight, x: Array) -> Array:
@@ -48,6 +51,16 @@ def _product(weight: Weight, x: Array) -> Array:
         )
     dense = weight.dense(home) if isinstance(weight, QTensor) else weight.astype(home.xp.float32)
     return x @ dense.T
+
+
+def _biased(y: Array, bias: Array | None) -> Array:
+    if bias is None:
+        return y
+    if bias.shape != y.shape[-1:]:
+        raise ShapeError(
+            f"linear: bias is {tuple(bias.shape)}, but the weight has {y.shape[-1]} outputs; pass that many"
+        )
+    return y + bias.astype(y.dtype)
 
 
 @op

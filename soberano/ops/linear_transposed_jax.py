@@ -36,7 +36,7 @@ def linears_transposed(weights: tuple[Weight, ...], *ys: Array) -> Array:
         return call(*arrays[count:], *arrays[:count], **attributes)
 
     def backward(arrays: tuple[Array, ...], grad: Array) -> tuple[Any, ...]:
-        here = Packed.weights(weights, arrays[count:])
+        here, _ = packed.unpack(arrays[count:])
         return (*linears(here, grad), *(None for _ in arrays[count:]))
 
     return with_gradient(backward, kernel)(*ys, *packed.arrays)

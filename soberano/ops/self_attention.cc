@@ -1,7 +1,6 @@
 // Attention of every token of a text to every other. Meaning: soberano/ops/self_attention.py.
 //
-//   q (B, T, H, E), k and v (B, T, K, E), their biases (H, E), (K, E), (K, E), all float32; lengths (B,) int32 -> out
-//   (B, T, H, E) float32
+//   q (B, T, H, E), k and v (B, T, K, E) float32, lengths (B,) int32 -> out (B, T, H, E) float32
 //
 // A unit of work is a head of a text: its keys are turned, so that a vector holds 16 of them, and four queries at a
 // time see them all. Each score is summed over the head in order, each output over the keys in order: so a row's bits
@@ -21,13 +20,13 @@ namespace {
 
 struct Call {
   int64_t B, T, H, K, E;
-  const float *q, *k, *v, *q_bias, *k_bias, *v_bias;
+  const float *q, *k, *v;
   const int32_t* lengths;
   float* out;
   float scale;
 };
 
-// One head of one text of n tokens: keys (E, padded), values (n, E), with their biases.
+// One head of one text of n tokens: keys (E, padded), values (n, E).
 class Head {
  public:
   Head(const Call& call, int64_t b, int64_t h) : c_(call), b_(b), h_(h) {
@@ -37,9 +36,8 @@ class Head {
     const int64_t shared = h * c_.K / c_.H;
     for (int64_t s = 0; s < n_; s++) {
       const int64_t from = ((b * c_.T + s) * c_.K + shared) * c_.E;
-      for (int64_t e = 0; e < c_.E; e += 16)
-        store(values_ + s * c_.E + e, load(c_.v + from + e) + load(c_.v_bias + shared * c_.E + e));
-      for (int64_t e = 0; e < c_.E; e++) keys_[e * padded_ + s] = c_.k[from + e] + c_.k_bias[shared * c_.E + e];
+      std::copy_n(c_.v + from, c_.E, values_ + s * c_.E);
+      for (int64_t e = 0; e < c_.E; e++) keys_[e * padded_ + s] = c_.k[from + e];
     }
     for (int64_t e = 0; e < c_.E; e++) std::fill(keys_ + e * padded_ + n_, keys_ + (e + 1) * padded_, 0.0f);
   }
@@ -58,8 +56,7 @@ class Head {
     alignas(64) float q[N][512];
     for (int r = 0; r < N; r++) {
       const float* from = c_.q + ((b_ * c_.T + t + r) * c_.H + h_) * c_.E;
-      for (int64_t e = 0; e < c_.E; e += 16)
-        store(q[r] + e, (load(from + e) + load(c_.q_bias + h_ * c_.E + e)) * set1(c_.scale));
+      for (int64_t e = 0; e < c_.E; e += 16) store(q[r] + e, load(from + e) * set1(c_.scale));
     }
     for (int64_t s = 0; s < padded_; s += 32) {
       f32x16 sums[N][2];
@@ -116,22 +113,11 @@ class Head {
 
 using F32 = ffi::Buffer<ffi::F32>;
 
-ffi::Error self_attention(F32 q, F32 k, F32 v, F32 q_bias, F32 k_bias, F32 v_bias, ffi::Buffer<ffi::S32> lengths,
-                          ffi::ResultBuffer<ffi::F32> out, float scale) {
+ffi::Error self_attention(F32 q, F32 k, F32 v, ffi::Buffer<ffi::S32> lengths, ffi::ResultBuffer<ffi::F32> out,
+                          float scale) {
   const auto shape = q.dimensions();
-  const Call c = {shape[0],
-                  shape[1],
-                  shape[2],
-                  k.dimensions()[2],
-                  shape[3],
-                  q.typed_data(),
-                  k.typed_data(),
-                  v.typed_data(),
-                  q_bias.typed_data(),
-                  k_bias.typed_data(),
-                  v_bias.typed_data(),
-                  lengths.typed_data(),
-                  out->typed_data(),
+  const Call c = {shape[0],       shape[1],       shape[2],       k.dimensions()[2],    shape[3],
+                  q.typed_data(), k.typed_data(), v.typed_data(), lengths.typed_data(), out->typed_data(),
                   scale};
   if (c.E % 16 || c.E > 512 || c.K == 0 || c.H % c.K)
     return ffi::Error::InvalidArgument("self_attention: heads must be 16 to 512 wide by 16, and share whole key heads");
@@ -149,9 +135,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_self_attention_ffi, soberano::self_attent
                                   .Arg<F32>()                    // q
                                   .Arg<F32>()                    // k
                                   .Arg<F32>()                    // v
-                                  .Arg<F32>()                    // q_bias
-                                  .Arg<F32>()                    // k_bias
-                                  .Arg<F32>()                    // v_bias
                                   .Arg<ffi::Buffer<ffi::S32>>()  // lengths
                                   .Ret<F32>()
                                   .Attr<float>("scale"));

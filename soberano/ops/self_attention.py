@@ -10,27 +10,17 @@ from soberano.core.types import Array
 
 
 @op
-def self_attention(
-    q: Array,
-    k: Array,
-    v: Array,
-    lengths: Array,
-    biases: tuple[Array, Array, Array] | None = None,
-    *,
-    scale: float | None = None,
-) -> Array:
+def self_attention(q: Array, k: Array, v: Array, lengths: Array, *, scale: float | None = None) -> Array:
     """Attend from q (B, T, H, E) to k and v (B, T, K, E) of the same text -> (B, T, H, E) float32.
 
     lengths (B,) int32: text b is its first lengths[b] tokens; the rest gets zeros. H query heads share K key heads in
-    groups of H / K. `biases` (H*E,), (K*E,) and (K*E,) are added to q, k and v first. Scores are scaled by `scale`,
-    1 / sqrt(E) if None. Sums in float32. Raises ShapeError. Source: arXiv:1706.03762.
+    groups of H / K. Scores are scaled by `scale`, 1 / sqrt(E) if None. Sums in float32. Raises ShapeError. Source:
+    arXiv:1706.03762.
     """
     check(q, k, v, lengths)
     xp = home_of(q).xp
     batch, tokens, heads, width = q.shape
     kv_heads = k.shape[2]
-    if biases is not None:
-        q, k, v = (x + bias.reshape(x.shape[2:]) for x, bias in zip((q, k, v), biases, strict=True))
     queries = xp.moveaxis(q.reshape(batch, tokens, kv_heads, heads // kv_heads, width), 1, 3)  # (B, K, G, T, E)
     keys = xp.moveaxis(k, 1, 3)[:, :, None]  # (B, K, 1, E, T)
     values = xp.moveaxis(v, 1, 2)[:, :, None]  # (B, K, 1, T, E)
