@@ -110,7 +110,7 @@ class Peer:
         self.decode(prompt)
         tokens = []
         for _ in range(new):
-            tokens.append(int(self.last().argmax()))
+            tokens.append(int(np.argmax(self.last())))
             self.decode(tokens[-1:])
         return {"tokens": tokens}
 
@@ -130,7 +130,7 @@ def first(path: str, prompt: str, threads: str, context: str, flash: str) -> byt
     count = llama_cpp.llama_tokenize(peer.vocabulary, text, len(text), ids, room, True, True)
     peer.read(list(ids[:count]))
     piece = ctypes.create_string_buffer(256)
-    token = int(peer.last().argmax())
+    token = int(np.argmax(peer.last()))
     return piece.raw[: llama_cpp.llama_token_to_piece(peer.vocabulary, token, piece, len(piece), 0, True)]
 
 
