@@ -33,7 +33,9 @@ import numpy as np
 class Peer:
     """A loaded model, with a context for each way to attend: flash attention suits prompts, and slows single tokens."""
 
-    def __init__(self, path: str, threads: int, context: int, flash: bool = True, mapped: bool = True) -> None:
+    def __init__(
+        self, path: str, threads: int, context: int, flash: bool = True, mapped: bool = True, exact: bool = False
+    ) -> None:
         llama_cpp.llama_log_set(_quiet, None)
         started = time.perf_counter()
         options = llama_cpp.llama_model_default_params()
@@ -41,7 +43,7 @@ class Peer:
         self.model = llama_cpp.llama_model_load_from_file(path.encode(), options)
         if not self.model:
             raise RuntimeError(f"llama.cpp cannot load {path}")
-        self.threads, self.length, self.contexts = threads, context, dict[bool, Any]()
+        self.threads, self.length, self.exact, self.contexts = threads, context, exact, dict[bool, Any]()
         self.use(flash)
         self.vocabulary = llama_cpp.llama_model_get_vocab(self.model)
         self.size = llama_cpp.llama_vocab_n_tokens(self.vocabulary)
@@ -54,6 +56,8 @@ class Peer:
             settings.n_ctx, settings.n_batch, settings.n_ubatch = self.length, 512, 512
             settings.n_threads = settings.n_threads_batch = self.threads
             settings.flash_attn_type = int(flash)
+            if self.exact:
+                settings.type_k = settings.type_v = 0  # GGML_TYPE_F32
             self.contexts[flash] = llama_cpp.llama_init_from_model(self.model, settings)
         self.context = self.contexts[flash]
         self.forget()

@@ -1,19 +1,24 @@
 """What model files share: reading a file's metadata, the loop over layers, and the shapes of heads."""
 
 import reprlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
 from soberano.backends.base import Home
 from soberano.backends.homes import home_of
+from soberano.backends.tree import map_arrays
 from soberano.core.errors import FileError, UnsupportedModel
 from soberano.core.types import Array
 from soberano.formats.tensors import TensorFile
 from soberano.models.cache import Cache
 from soberano.quant.tensor import Stack
+
+DEFAULT_CONTEXT = 4096
+"""Tokens of context when nobody asks for more: the cache is allocated whole, and few chats are longer."""
 
 
 class ModelFile(TensorFile, Protocol):
@@ -30,12 +35,14 @@ class Metadata:
 
     What is asked for counts as understood, in the file or not: see soberano.models.keys.
 
-    `keys` names what a file of another kind calls otherwise.
+    `keys` names what a file of another kind calls otherwise. `wanted` is the context, in tokens, that the model is
+    loaded for; None: whatever is usual.
     """
 
     file: ModelFile
     architecture: str
     keys: Mapping[str, str] = field(default_factory=dict)
+    wanted: int | None = None
     read: set[str] = field(default_factory=set)
 
     def _name(self, key: str) -> str:
@@ -79,6 +86,29 @@ class Metadata:
             self.fail(key, value, "a number above 0")
         return float(value)
 
+    def amount(self, key: str, default: float | None = None) -> float:
+        """A finite number of at least 0, where 0 says that a thing is not used. Raises FileError as `whole` does."""
+        _, value = self._value(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
+            self.fail(key, value, "a number of at least 0")
+        return float(value)
+
+    def factor(self, key: str) -> float:
+        """A factor that a file may leave out, or call 0: 1 then."""
+        return self.amount(key, 0.0) or 1.0
+
+    def pattern(self, key: str, period: int) -> tuple[bool, ...]:
+        """Which layers do what only some do: a truth for each, or all but every n-th layer, n being `period` or said.
+
+        Of 0 all layers do, of 1 none. Raises FileError for anything else.
+        """
+        _, value = self._value(key, period)
+        if isinstance(value, list) and len(value) == self.layers and all(each in (0, 1) for each in value):
+            return tuple(bool(each) for each in value)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+            self.fail(key, value, f"a whole number, or a truth for each of the {self.layers} layers")
+        return tuple(not value or i % value < value - 1 for i in range(self.layers))
+
     def choice(self, key: str, known: Collection[str], default: str) -> str:
         """One of the `known` words. Raises UnsupportedModel for any other."""
         name, value = self._value(key, default)
@@ -106,6 +136,12 @@ class Metadata:
         return count
 
     @property
+    def length(self) -> int:
+        """The longest conversation that the model is loaded for, in tokens."""
+        trained = self.whole("context_length")
+        return min(trained, DEFAULT_CONTEXT) if self.wanted is None else self.wanted
+
+    @property
     def vocabulary(self) -> int:
         """How many tokens the embedding has."""
         return self.rows("token_embd")
@@ -118,58 +154,44 @@ class Metadata:
         return info.shape[0]
 
 
-def rope_scale(meta: Metadata) -> float:
-    """The factor on positions that the file asks for. Raises UnsupportedModel for a scaling that is not linear.
+@dataclass(frozen=True)
+class PerLayer:
+    """A value that is one of two, layer by layer."""
 
-    As in llama.cpp, a factor without a type is linear, and old files call it rope.scale_linear.
-    """
-    kind = meta.choice("rope.scaling.type", ("none", "linear"), "linear")
-    factor = meta.number("rope.scaling.factor", meta.number("rope.scale_linear", 1.0))
-    return 1.0 / factor if kind == "linear" else 1.0
+    options: Any  # an array, or a tuple of them, whose first axis is the choice
+    which: np.ndarray  # (L,) int32
+
+    @classmethod
+    def of(cls, where: Sequence[bool], here: Any, elsewhere: Any) -> "PerLayer":
+        """`here` in the layers where `where` is true, `elsewhere` in the others: numbers, arrays or tuples of them."""
+        return cls(_pair(here, elsewhere), np.array([not each for each in where], np.int32))
+
+    def layer(self, home: Home, i: Array | int) -> Any:
+        """The value of layer i."""
+        which = home.at(home.xp.asarray(self.which), i)
+        return map_arrays(lambda array: home.at(home.xp.asarray(array), which), self.options)
 
 
-def rope_width(meta: Metadata, head: int) -> int:
-    """How many numbers of a head are turned: all, unless the file says fewer. Raises FileError if no pairs fit."""
-    width = meta.whole("rope.dimension_count", head)
-    if width % 2 or width > head:
-        meta.fail("rope.dimension_count", width, f"even, and at most {head}, the width of a head")
-    return width
-
-
-def rope_factors(meta: Metadata, width: int) -> tuple[float, ...] | None:
-    """The divisors of the rotary frequencies (Llama 3.1 on), which a file carries as the tensor rope_freqs.weight.
-
-    Raises FileError unless it holds width / 2 finite float32 numbers above 0.
-    """
-    info = meta.file.tensors.get("rope_freqs.weight")
-    if info is None:
-        return None
-    if info.format.name != "F32" or info.shape != (width // 2,):
-        raise FileError(
-            f"{meta.file.path}: the tensor rope_freqs.weight is {info.format.name} {info.shape}, and must be F32 "
-            f"{(width // 2,)}; convert the file again"
-        )
-    factors = meta.file.raw("rope_freqs.weight").view("<f4")
-    wrong = factors[~(np.isfinite(factors) & (factors > 0))]
-    if wrong.size:
-        raise FileError(
-            f"{meta.file.path}: the tensor rope_freqs.weight holds {wrong[0]}, and must hold finite numbers above 0; "
-            f"get the file again"
-        )
-    return tuple(float(f) for f in factors)
+def _pair(here: Any, elsewhere: Any) -> Any:
+    if isinstance(here, tuple):
+        return type(here)(*map(_pair, here, elsewhere))
+    xp = np if isinstance(here, int) else home_of(here).xp
+    return xp.stack([xp.asarray(here), xp.asarray(elsewhere)])
 
 
 def each_layer(block: Callable[..., Any], blk: Any, x: Array, cache: Cache, *rest: Any) -> tuple[Array, Cache]:
     """Run `block(weights of layer i, x, cache at layer i, *rest)` for every layer.
 
     Compiled homes loop inside one program over stacked weights, so a packed weight is never copied; NumPy just loops.
+    Of what is PerLayer in `rest`, the block gets layer i's.
     """
     home = home_of(x)
 
     def layer(i: Array | int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         h, k, v = carry
         here = Cache(k, v, cache.positions, cache.table, i)
-        h, here = block(layer_of(home, blk, i), h, here, *rest)
+        own = [part.layer(home, i) if isinstance(part, PerLayer) else part for part in rest]
+        h, here = block(layer_of(home, blk, i), h, here, *own)
         return h, here.k, here.v
 
     x, k, v = home.loop(cache.k.shape[0], layer, (x, cache.k, cache.v))
@@ -190,6 +212,11 @@ def layer_of(home: Home, blk: Any, i: Array | int) -> Any:
 def heads(x: Array, width: int) -> Array:
     """(B, T, H * E) -> (B, T, H, E)."""
     return x.reshape(*x.shape[:-1], x.shape[-1] // width, width)
+
+
+def split(x: Array, *widths: int) -> list[Array]:
+    """(..., sum of the widths) -> one (..., width) for each: what a fused product computed together."""
+    return [x[..., end - width : end] for end, width in zip(accumulate(widths), widths, strict=True)]
 
 
 def merge(x: Array) -> Array:

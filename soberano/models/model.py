@@ -25,9 +25,6 @@ from soberano.models.weights import begin_tiles, find_weights, load_weights, wei
 from soberano.text import tokenizer as tokenizers
 from soberano.text.chat import ChatTemplate, encode_chat
 
-DEFAULT_CONTEXT = 4096
-"""Tokens of context when nobody asks for more: the cache is allocated whole, and few chats are longer."""
-
 
 class Model:
     """A model that is loaded and ready. One thread at a time may start and step its generations."""
@@ -44,15 +41,15 @@ class Model:
     ) -> None:
         refuse_parts(file)
         name = file.field("general.architecture", str)
-        self.module = architecture(name, path)
-        self.config = read_config(self.module, Metadata(file, name))
+        self.module, meta = architecture(name, path), Metadata(file, name, wanted=context)
+        self.config = read_config(self.module, meta)
         found = find_weights(file, self.module, self.config)
         self.metadata: Mapping[str, Any] = file.metadata
         self.path, self.name = path, str(file.metadata.get("general.name") or path.stem)
         self.tokenizer = tokenizers.from_metadata(file.metadata)
         _refuse_more_tokens(path, self.tokenizer.size, self.config.vocabulary)
         self.chat = _template(file, self.tokenizer)
-        self.context = _context(self.config.context, context)
+        self.context = _context(self.config.context, meta.length)
         count = sum(math.prod(t.shape) for t in file.tensors.values())
         free = free_memory()
         early = weight_bytes(found, "tiles") < free and tiles_expected(backend, progress)
@@ -170,9 +167,7 @@ def _refuse_more_tokens(path: Path, tokens: int, embedded: int) -> None:
         )
 
 
-def _context(trained: int, wanted: int | None) -> int:
-    if wanted is None:
-        return min(trained, DEFAULT_CONTEXT)
+def _context(trained: int, wanted: int) -> int:
     if not 0 < wanted <= trained:
         raise InputError(f"context is {wanted}, but the model was trained for {trained} tokens; ask for 1 to {trained}")
     return wanted

@@ -20,7 +20,7 @@ from soberano.quant.packing import Packing
 from soberano.quant.tensor import Form, QTensor, Stack
 
 # Tensors that a config reads, or that merely repeat what the metadata says.
-_NOT_WEIGHTS = {"rope_freqs.weight"}
+_NOT_WEIGHTS = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
 
 PIECE = 8 * 2**20
 """Bytes of the file in memory at once, beside what they become."""

@@ -46,6 +46,18 @@ def gelu(x: Array, bias: Array | None = None, *, form: Form = "tanh") -> Array:
 
 
 @op
+def soft_cap(x: Array, cap: float) -> Array:
+    """Compute cap * tanh(x / cap), which keeps x between -cap and cap; x itself where cap is 0. x floating -> like x.
+
+    Source: arXiv 2408.00118, section 2.
+    """
+    if cap == 0:
+        return x
+    xp = namespace(x)
+    return (cap * xp.tanh(x.astype(xp.float32) / cap)).astype(x.dtype)
+
+
+@op
 def swiglu(gate: Array, up: Array) -> Array:
     """Compute silu(gate) * up, the gated unit of llama. Both (..., F) floating -> like gate. Raises ShapeError.
 

@@ -284,7 +284,7 @@ def test_half_a_model_is_refused_by_name(tiny: Path, tmp_path: Path) -> None:
         (lambda m, t: m.pop("llama.block_count"), FileError, "llama.block_count"),
         (lambda m, t: m.update({"general.architecture": "nonesuch"}), UnsupportedModel, "'nonesuch'"),
         (lambda m, t: m.update({"llama.embedding_length": 128}), FileError, r"but the metadata says"),
-        (lambda m, t: m.update({"llama.rope.scaling.type": "yarn"}), UnsupportedModel, "'yarn'"),
+        (lambda m, t: m.update({"llama.rope.scaling.type": "su"}), UnsupportedModel, "'su'"),
         (lambda m, t: m.update({"general.architecture": "model"}), UnsupportedModel, "known: .*llama"),
         (
             lambda m, t: m.update({"split.count": 3}),

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from soberano.backends.base import Home
 from soberano.core.errors import InputError, ShapeError
-from soberano.ops.activation import geglu, gelu, relu, silu, swiglu
+from soberano.ops.activation import geglu, gelu, relu, silu, soft_cap, swiglu
 from tests.cases import MODELS, Shape
 from tests.tolerance import assert_close, assert_gradient
 
@@ -37,6 +37,13 @@ KINDS = pytest.mark.parametrize("kind", list(ORACLES), ids=["relu", "silu", "gel
 @given(x=FLOATS)
 def test_any_values(home: Home, kind: object, x: np.ndarray) -> None:
     assert_close(home.to_numpy(RUNS[kind](home.asarray(x))), ORACLES[kind](x), size=1, what=str(kind))
+
+
+@given(x=FLOATS)
+@pytest.mark.parametrize("cap", [30.0, 0.5, 0.0])
+def test_a_soft_cap(home: Home, cap: float, x: np.ndarray) -> None:
+    expected = cap * np.tanh(wide(x) / cap) if cap else x
+    assert_close(home.to_numpy(soft_cap(home.asarray(x), cap)), expected, size=cap or 1, what="soft_cap")
 
 
 @KINDS
