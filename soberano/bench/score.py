@@ -17,6 +17,10 @@ def sample_text() -> str:
     return "\n\n".join(topics[name] for name in sorted(topics))
 
 
+ROWS = 64
+"""Tokens whose logits are compared at once: in float64, and of a large vocabulary, those of all would fill memory."""
+
+
 def logits(
     model: Model, tokens: Sequence[int], *, single: bool = False, progress: Progress = silent
 ) -> Iterator[np.ndarray]:
@@ -63,10 +67,28 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
+def _pieces(reference: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for expected, actual in zip(reference, others, strict=True):
+        for at in range(0, max(len(expected), len(actual)), ROWS):
+            yield expected[at : at + ROWS], actual[at : at + ROWS]
+
+
+def nats(logits: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
+    """How surprising each token but the first is, given those before it: logits (n, V), tokens (n) -> (n - 1,) nats.
+
+    Perplexity is e to the mean of these.
+    """
+    found = []
+    for at in range(0, len(tokens) - 1, ROWS):
+        following = tokens[at + 1 : at + 1 + ROWS]
+        found.append(-_log_softmax(logits[at : at + len(following)])[np.arange(len(following)), following])
+    return np.concatenate(found)
+
+
 def distance(reference: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Distance:
     """Compare logits, chunk by chunk, each (n, V). The divergence is KL(reference || other), in nats."""
     divergences, agreements, gaps = [], [], []
-    for expected, actual in zip(reference, others, strict=True):
+    for expected, actual in _pieces(reference, others):
         p, q = _log_softmax(expected), _log_softmax(actual)
         divergences.append((np.exp(p) * (p - q)).sum(-1))
         best, theirs = expected.argmax(-1), actual.argmax(-1)
