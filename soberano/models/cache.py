@@ -5,12 +5,14 @@ events.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from soberano.backends.base import Home
+from soberano.backends.homes import home_of
 from soberano.backends.tree import node
 from soberano.core.errors import CapacityError, InputError
 from soberano.core.memory import free_memory
@@ -39,9 +41,16 @@ class Cache:
     table: Array
     layer: Array | int = 0
 
-    def at(self, layer: Array | int) -> "Cache":
-        """The same cache, as layer `layer` sees it."""
-        return replace(self, layer=layer)
+    def through(self, layer: Callable[[Any, Array, "Cache"], tuple[Array, "Cache"]], x: Array) -> tuple[Array, "Cache"]:
+        """Compute (x, cache) = layer(i, x, cache at layer i) for every layer i; consumes this cache."""
+
+        def step(i: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            x, k, v = carry
+            x, cache = layer(i, x, replace(self, k=k, v=v, layer=i))
+            return x, cache.k, cache.v
+
+        x, k, v = home_of(x).loop(self.k.shape[0], step, (x, self.k, self.v))
+        return x, replace(self, k=k, v=v)
 
     def attend(
         self,

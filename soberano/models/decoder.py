@@ -1,4 +1,4 @@
-"""What decoders share: the numbers of a transformer with rotary grouped attention, its outer weights, its last step.
+"""What decoders share: the numbers of a transformer with rotary grouped attention, its outer weights, its head.
 
 A file of this folder adds what is its own: a block, and the numbers and tensors that only it has.
 """
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 from soberano.core.types import Array
-from soberano.models.layers import Metadata, last_tokens
+from soberano.models.layers import Metadata
 from soberano.models.rotary import Rotary, read_rotary
 from soberano.ops.linear import linear
 from soberano.ops.norm import rms_norm
@@ -86,7 +86,7 @@ def common_shapes(c: Config) -> dict[str, tuple[int, ...]]:
     return {"token_embd": (c.vocabulary, c.width)} | matrices | biases | dict.fromkeys(norms, (c.width,))
 
 
-def predict(m: Decoder, x: Array, last: Array | None, c: Config) -> Array:
-    """From what the last layer made, x (B, T, D), to logits (B, V) of token `last` of each row; (B, T, V) if None."""
-    x = rms_norm(last_tokens(x, last), m.output_norm, eps=c.eps)
+def logits(m: Decoder, x: Array, c: Config) -> Array:
+    """From what the last layer made, x (..., D), to logits (..., V)."""
+    x = rms_norm(x, m.output_norm, eps=c.eps)
     return linear(m.token_embd if m.output is None else m.output, x)

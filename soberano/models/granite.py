@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from soberano.core.types import Array
 from soberano.models import decoder
 from soberano.models.cache import Cache
-from soberano.models.decoder import Decoder, common_numbers, common_shapes, predict
+from soberano.models.decoder import Decoder, common_numbers
 from soberano.models.layers import Metadata, each_layer, heads, merge
 from soberano.models.llama import Block
 from soberano.ops.feed_forward import feed_forward
@@ -40,7 +40,7 @@ class Config(decoder.Config):
         )
 
 
-Weights, Layer, shapes = Decoder, Block, common_shapes
+Weights, Layer, shapes = Decoder, Block, decoder.common_shapes
 
 
 def block(w: Block, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[Array, Cache]:
@@ -53,9 +53,13 @@ def block(w: Block, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[
     return x + feed_forward(w.ffn_gate, w.ffn_up, w.ffn_down, h) * c.residual_scale, cache
 
 
-def forward(m: Decoder, tokens: Array, cache: Cache, c: Config, last: Array | None = None) -> tuple[Array, Cache]:
-    """Run tokens (B, T) through the model -> logits (B, V) of token `last` (B,) of each row; (B, T, V) if None."""
+def forward(m: Decoder, tokens: Array, cache: Cache, c: Config) -> tuple[Array, Cache]:
+    """Run tokens (B, T) through all layers -> (B, T, D), and the cache with their keys and values."""
     turn = c.rotary.at(cache.positions)
     x = embed(m.token_embd, tokens) * c.embedding_scale  # (B, T, D)
-    x, cache = each_layer(block, m.blk, x, cache, turn, c)
-    return predict(m, x, last, c) / c.logit_scale, cache
+    return each_layer(block, m.blk, x, cache, turn, c)
+
+
+def logits(m: Decoder, x: Array, c: Config) -> Array:
+    """From what the last layer made, x (..., D), to logits (..., V)."""
+    return decoder.logits(m, x, c) / c.logit_scale

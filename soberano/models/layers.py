@@ -187,15 +187,11 @@ def each_layer(block: Callable[..., Any], blk: Any, x: Array, cache: Cache, *res
     """
     home = home_of(x)
 
-    def layer(i: Array | int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        h, k, v = carry
-        here = Cache(k, v, cache.positions, cache.table, i)
+    def layer(i: Array | int, x: Array, cache: Cache) -> tuple[Array, Cache]:
         own = [part.layer(home, i) if isinstance(part, PerLayer) else part for part in rest]
-        h, here = block(layer_of(home, blk, i), h, here, *own)
-        return h, here.k, here.v
+        return block(layer_of(home, blk, i), x, cache, *own)
 
-    x, k, v = home.loop(cache.k.shape[0], layer, (x, cache.k, cache.v))
-    return x, Cache(k, v, cache.positions, cache.table)
+    return cache.through(layer, x)
 
 
 def each_block(count: int, block: Callable[..., Array], blk: Any, x: Array, *rest: Any) -> Array:
@@ -224,9 +220,6 @@ def merge(x: Array) -> Array:
     return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
-def last_tokens(x: Array, last: Array | None) -> Array:
-    """x (B, T, D) -> (B, D), row b's token last[b]; all of x if None."""
-    if last is None:
-        return x
-    xp = home_of(x).xp
-    return xp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+def pick_tokens(x: Array, which: Array) -> Array:
+    """x (B, T, D) -> (B, D): of row b, token which[b]."""
+    return home_of(x).xp.take_along_axis(x, which[:, None, None], axis=1)[:, 0]

@@ -8,8 +8,9 @@ vocabulary.
 from typing import NamedTuple
 
 from soberano.core.types import Array
+from soberano.models import decoder
 from soberano.models.cache import Cache
-from soberano.models.decoder import Config, Decoder, common_shapes, predict
+from soberano.models.decoder import Config, Decoder
 from soberano.models.layers import each_layer, heads, merge
 from soberano.ops.feed_forward import feed_forward
 from soberano.ops.linear import embed, linear, linears
@@ -32,7 +33,7 @@ class Block(NamedTuple):
     ffn_down: Stack  # (D, F)
 
 
-Weights, Layer, shapes = Decoder, Block, common_shapes
+Weights, Layer, shapes, logits = Decoder, Block, decoder.common_shapes, decoder.logits
 
 
 def block(w: Block, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[Array, Cache]:
@@ -45,9 +46,8 @@ def block(w: Block, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[
     return x + feed_forward(w.ffn_gate, w.ffn_up, w.ffn_down, h), cache
 
 
-def forward(m: Decoder, tokens: Array, cache: Cache, c: Config, last: Array | None = None) -> tuple[Array, Cache]:
-    """Run tokens (B, T) through the model -> logits (B, V) of token `last` (B,) of each row; (B, T, V) if None."""
+def forward(m: Decoder, tokens: Array, cache: Cache, c: Config) -> tuple[Array, Cache]:
+    """Run tokens (B, T) through all layers -> (B, T, D), and the cache with their keys and values."""
     turn = c.rotary.at(cache.positions)
     x = embed(m.token_embd, tokens)  # (B, T, D)
-    x, cache = each_layer(block, m.blk, x, cache, turn, c)
-    return predict(m, x, last, c), cache
+    return each_layer(block, m.blk, x, cache, turn, c)

@@ -10,7 +10,7 @@ from soberano.backends.homes import home_of
 from soberano.core.types import Array
 from soberano.models import decoder
 from soberano.models.cache import Cache
-from soberano.models.decoder import Decoder, common_numbers, common_shapes, predict
+from soberano.models.decoder import Decoder, common_numbers
 from soberano.models.layers import Metadata, each_layer, heads, merge
 from soberano.models.llama import Block
 from soberano.ops.feed_forward import feed_forward
@@ -36,7 +36,7 @@ class Config(decoder.Config):
         )
 
 
-Weights, Layer, shapes = Decoder, Block, common_shapes
+Weights, Layer, shapes, logits = Decoder, Block, decoder.common_shapes, decoder.logits
 
 
 def block(w: Block, x: Array, cache: Cache, turn: Rotation, grown: Array, c: Config) -> tuple[Array, Cache]:
@@ -49,12 +49,11 @@ def block(w: Block, x: Array, cache: Cache, turn: Rotation, grown: Array, c: Con
     return x + feed_forward(w.ffn_gate, w.ffn_up, w.ffn_down, h), cache
 
 
-def forward(m: Decoder, tokens: Array, cache: Cache, c: Config, last: Array | None = None) -> tuple[Array, Cache]:
-    """Run tokens (B, T) through the model -> logits (B, V) of token `last` (B,) of each row; (B, T, V) if None."""
+def forward(m: Decoder, tokens: Array, cache: Cache, c: Config) -> tuple[Array, Cache]:
+    """Run tokens (B, T) through all layers -> (B, T, D), and the cache with their keys and values."""
     xp = home_of(tokens).xp
     turn = c.rotary.at(cache.positions)
     times = (cache.positions // c.original).astype(xp.float32)[:, :, None, None]  # (B, T, 1, 1)
     grown = 1 + c.growth * xp.log(1 + xp.maximum(times, 0))
     x = embed(m.token_embd, tokens)  # (B, T, D)
-    x, cache = each_layer(block, m.blk, x, cache, turn, grown, c)
-    return predict(m, x, last, c), cache
+    return each_layer(block, m.blk, x, cache, turn, grown, c)

@@ -7,8 +7,9 @@ H query heads, K key heads, E head width, F ffn, V vocabulary.
 from typing import NamedTuple
 
 from soberano.core.types import Array
+from soberano.models import decoder
 from soberano.models.cache import Cache
-from soberano.models.decoder import Config, Decoder, common_shapes, predict
+from soberano.models.decoder import Config, Decoder
 from soberano.models.layers import each_layer, heads, merge, split
 from soberano.ops.activation import swiglu
 from soberano.ops.linear import embed, linear
@@ -28,13 +29,13 @@ class Block(NamedTuple):
     ffn_down: Stack  # (D, F)
 
 
-Weights, Layer = Decoder, Block
+Weights, Layer, logits = Decoder, Block, decoder.logits
 
 
 def shapes(c: Config) -> dict[str, tuple[int, ...]]:
     """The shape of every field; a loader holds a file to it."""
     fused = (c.heads + 2 * c.kv_heads) * c.head
-    return common_shapes(c) | {"attn_qkv": (fused, c.width), "ffn_up": (2 * c.ffn, c.width)}
+    return decoder.common_shapes(c) | {"attn_qkv": (fused, c.width), "ffn_up": (2 * c.ffn, c.width)}
 
 
 def block(w: Block, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[Array, Cache]:
@@ -49,9 +50,8 @@ def block(w: Block, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[
     return x + linear(w.ffn_down, swiglu(gate, up)), cache
 
 
-def forward(m: Decoder, tokens: Array, cache: Cache, c: Config, last: Array | None = None) -> tuple[Array, Cache]:
-    """Run tokens (B, T) through the model -> logits (B, V) of token `last` (B,) of each row; (B, T, V) if None."""
+def forward(m: Decoder, tokens: Array, cache: Cache, c: Config) -> tuple[Array, Cache]:
+    """Run tokens (B, T) through all layers -> (B, T, D), and the cache with their keys and values."""
     turn = c.rotary.at(cache.positions)
     x = embed(m.token_embd, tokens)  # (B, T, D)
-    x, cache = each_layer(block, m.blk, x, cache, turn, c)
-    return predict(m, x, last, c), cache
+    return each_layer(block, m.blk, x, cache, turn, c)

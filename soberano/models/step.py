@@ -17,6 +17,7 @@ from soberano.backends.plan import Plan, Role, using
 from soberano.core.types import Array
 from soberano.models.architecture import architecture
 from soberano.models.cache import PAGE, Cache
+from soberano.models.layers import pick_tokens
 from soberano.ops.attention import kernel_serves
 from soberano.ops.sample import Sampling, greedy, penalise, sample
 
@@ -69,11 +70,12 @@ class Key(NamedTuple):
 
 
 def _forward(key: Key, weights: Any, k: Array, v: Array, chunk: Chunk) -> Any:
-    module, plan, last = architecture(key.architecture), key.plan, None if key.every else chunk.last
+    module, plan = architecture(key.architecture), key.plan
     compiled["forward", plan.backend, plan.role, tuple(chunk.tokens.shape), tuple(chunk.table.shape), key.every] += 1
     with using(plan):
         cache = Cache(k, v, chunk.positions, chunk.table)
-        logits, cache = module.forward(weights, chunk.tokens, cache, key.config, last)
+        x, cache = module.forward(weights, chunk.tokens, cache, key.config)
+        logits = module.logits(weights, x if key.every else pick_tokens(x, chunk.last), key.config)
     return logits[..., : key.tokens], cache.k, cache.v
 
 

@@ -10,7 +10,7 @@ from soberano.core.errors import UnsupportedModel
 from soberano.models import bert, llama
 from soberano.models.architecture import architecture, is_encoder, known
 
-CONTRACT = "Config = Weights = Layer = shapes = forward = None\n"
+CONTRACT = "Config = Weights = Layer = shapes = forward = logits = None\n"
 
 
 def test_a_new_file_is_found_and_a_helper_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
