@@ -49,7 +49,7 @@ def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
         "activation.gelu": ((x,), {"form": "erf"}),
         "activation.swiglu": ((x, x), {}),
         "activation.geglu": ((x, x), {}),
-        "activation.soft_cap": ((x, 2.0), {}),
+        "activation.soft_cap": ((x,), {"cap": 2.0}),
         "softmax.softmax": ((x,), {}),
         "softmax.log_softmax": ((x,), {"axis": 0}),
         "softmax.logsumexp": ((x,), {}),
