@@ -12,6 +12,10 @@ The contract of such a file, soberano/models/<general.architecture>.py (dashes b
     forward     of a decoder: (weights, tokens, Cache, Config, last) -> (logits, Cache)
     encode      of an encoder: (weights, tokens (B, T), lengths (B,), Config) -> (B, T, D)
     TABLES      if it is there: the fields whose rows are looked up and nothing more
+    FUSED       if it is there: tensors that a file may hold as one, and the fields that they are: see fused.py
+    ABSENT      if it is there: fields of a Layer -> the layers that do without; zeros are there, for nobody to read
+    HUGGING_FACE, HUGGING_FACE_KEYS, HUGGING_FACE_TENSORS, HUGGING_FACE_SPARE   of one that is read from a folder as
+    well: see checkpoint.py
 """
 
 import pkgutil

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from soberano.backends.homes import home_of
 from soberano.core.types import Array
-from soberano.models.layers import Metadata, each_block, heads, merge
+from soberano.models.layers import Metadata, each_block, heads, merge, widths
 from soberano.ops.activation import Form, gelu
 from soberano.ops.linear import embed, linear, linears
 from soberano.ops.norm import add_layer_norm, layer_norm
@@ -35,16 +35,14 @@ class Config:
     @classmethod
     def from_gguf(cls, meta: Metadata) -> "Config":
         """Read the keys bert.*; raises FileError naming a key that is missing or wrong."""
-        count, width = meta.whole("attention.head_count"), meta.whole("embedding_length")
-        if width % count:
-            meta.fail("attention.head_count", count, f"a divisor of the width {width}")
+        width, count, head = widths(meta)
         meta.only("attention.causal", False)
         meta.choice("position_type", {"absolute"}, "absolute")
         return cls(
             layers=meta.layers,
             width=width,
             heads=count,
-            head=width // count,
+            head=head,
             ffn=meta.whole("feed_forward_length"),
             vocabulary=meta.vocabulary,
             context=meta.whole("context_length"),
@@ -122,12 +120,8 @@ def encode(m: Bert, tokens: Array, lengths: Array, c: Config) -> Array:
     return each_block(c.layers, block, m.blk, x, lengths, c)
 
 
+HUGGING_FACE = {"model_type": "bert"}
 HUGGING_FACE_KEYS = {
-    "block_count": "num_hidden_layers",
-    "embedding_length": "hidden_size",
-    "attention.head_count": "num_attention_heads",
-    "feed_forward_length": "intermediate_size",
-    "context_length": "max_position_embeddings",
     "attention.layer_norm_epsilon": "layer_norm_eps",
     "activation": "hidden_act",
     "position_type": "position_embedding_type",

@@ -5,7 +5,7 @@ Texts of nearly one length go through the model together; which ones they are ch
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -91,7 +91,7 @@ class Encoder:
         tokenizer: Tokenizer,
         sentence: Sentence,
         *,
-        keys: dict[str, str],
+        keys: Mapping[str, str | tuple[str, ...]] | None,
         backend: str | None,
         context: int | None,
         exact: bool,

@@ -9,6 +9,7 @@ import numpy as np
 
 from soberano.backends.base import Home
 from soberano.backends.homes import home_of
+from soberano.backends.tree import map_arrays
 from soberano.core.errors import FileError, UnsupportedModel
 from soberano.core.types import Array
 from soberano.formats.tensors import TensorFile
@@ -30,16 +31,22 @@ class Metadata:
 
     What is asked for counts as understood, in the file or not: see soberano.models.keys.
 
-    `keys` names what a file of another kind calls otherwise.
+    A file of another kind has no architecture in its keys, and `keys` says what it calls otherwise; of several names,
+    the first that is there counts.
     """
 
     file: ModelFile
     architecture: str
-    keys: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str | tuple[str, ...]] | None = None
     read: set[str] = field(default_factory=set)
 
     def _name(self, key: str) -> str:
-        return self.keys.get(key, f"{self.architecture}.{key}")
+        if self.keys is None:
+            return f"{self.architecture}.{key}"
+        names = self.keys.get(key, key)
+        if isinstance(names, str):
+            return names
+        return next((name for name in names if self.file.metadata.get(name) is not None), names[0])
 
     def _value(self, key: str, default: Any) -> tuple[str, Any]:
         name = self._name(key)
@@ -57,6 +64,10 @@ class Metadata:
         raise FileError(
             f"{self.file.path}: {name} is {reprlib.repr(value)}; it must be {right}; convert the file again"
         )
+
+    def value(self, key: str, default: Any) -> Any:
+        """Whatever the file says, for what none of the readers below fits; unchecked."""
+        return self._value(key, default)[1]
 
     def whole(self, key: str, default: int | None = None) -> int:
         """A positive whole number. Raises FileError, naming the key, when it is missing without default or wrong."""
@@ -118,6 +129,14 @@ class Metadata:
         return info.shape[0]
 
 
+def widths(meta: Metadata) -> tuple[int, int, int]:
+    """(width of the model, heads, width of a head). Raises FileError where heads are no even shares of the width."""
+    heads, width = meta.whole("attention.head_count"), meta.whole("embedding_length")
+    if width % heads:
+        meta.fail("attention.head_count", heads, f"a divisor of the width {width}")
+    return width, heads, width // heads
+
+
 def rope_scale(meta: Metadata) -> float:
     """The factor on positions that the file asks for. Raises UnsupportedModel for a scaling that is not linear.
 
@@ -159,6 +178,20 @@ def rope_factors(meta: Metadata, width: int) -> tuple[float, ...] | None:
     return tuple(float(f) for f in factors)
 
 
+def local_layers(meta: Metadata, *, period: int) -> tuple[bool, ...]:
+    """Which layers see a window only: all but the first of every so many, or as the file lists them.
+
+    `period` holds where the file does not say. Raises FileError for a list that says nothing of a layer.
+    """
+    key, kinds = "attention.sliding_window_pattern", {"sliding_attention": True, "full_attention": False, 0: 0, 1: 1}
+    said = meta.value(key, period)
+    if not isinstance(said, list):
+        return tuple(i % meta.whole(key, period) != 0 for i in range(meta.layers))
+    if len(said) != meta.layers or not all(isinstance(kind, str | int) and kind in kinds for kind in said):
+        meta.fail(key, said, f"a kind of attention for each of the {meta.layers} layers")
+    return tuple(bool(kinds[kind]) for kind in said)
+
+
 def each_layer(block: Callable[..., Any], blk: Any, x: Array, cache: Cache, *rest: Any) -> tuple[Array, Cache]:
     """Run `block(weights of layer i, x, cache at layer i, *rest)` for every layer.
 
@@ -176,10 +209,18 @@ def each_layer(block: Callable[..., Any], blk: Any, x: Array, cache: Cache, *res
     return x, Cache(k, v, cache.positions, cache.table)
 
 
-def each_block(count: int, block: Callable[..., Array], blk: Any, x: Array, *rest: Any) -> Array:
-    """Run `block(weights of layer i, x, *rest)` for `count` layers: as each_layer, of a model without a cache."""
+def each_block(count: int, block: Callable[..., Array], blk: Any, x: Array, *rest: Any, differs: Any = None) -> Array:
+    """Run `block(weights of layer i, x, *rest)` for `count` layers: as each_layer, of a model without a cache.
+
+    `differs` is a tree of arrays (L, ...), what layers have besides weights: layer i's comes behind x.
+    """
     home = home_of(x)
-    return home.loop(count, lambda i, h: block(layer_of(home, blk, i), h, *rest), x)
+
+    def layer(i: Array | int, h: Array) -> Array:
+        own = () if differs is None else (map_arrays(lambda table: home.at(table, i), differs),)
+        return block(layer_of(home, blk, i), h, *own, *rest)
+
+    return home.loop(count, layer, x)
 
 
 def layer_of(home: Home, blk: Any, i: Array | int) -> Any:

@@ -4,6 +4,7 @@ One op, because together its parts are cheaper: what lies between them is three 
 need not bring it to memory.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -24,7 +25,7 @@ def feed_forward(gate: Weight, up: Weight, down: Weight, x: Array, *, activation
     gate and up are (F, D), down (D, F). "gelu" is the tanh form, "gelu_erf" the exact one. Raises InputError for
     another activation, ShapeError as `linear`. Source: Shazeer 2020, arXiv 2002.05202.
     """
-    gates = {"silu": swiglu, "gelu": geglu, "gelu_erf": partial(geglu, form="erf")}
+    gates: dict[str, Callable[..., Array]] = {"silu": swiglu, "gelu": geglu, "gelu_erf": partial(geglu, form="erf")}
     if activation not in gates:
         raise InputError(f"feed_forward: activation is {activation!r}; pass one of {', '.join(map(repr, gates))}")
     return linear(down, gates[activation](*linears((gate, up), x)))

@@ -5,6 +5,8 @@ stands is told to attention in one of three ways, or to the embedding: `rotation
 far tokens count less, and a `window` hides them.
 """
 
+import numpy as np
+
 from soberano.backends.dispatch import op
 from soberano.backends.homes import home_of
 from soberano.core.errors import ShapeError
@@ -62,6 +64,19 @@ def self_attention(
     out = (weights / xp.where(total == 0, 1.0, total)) @ values  # (B, K, G, T, E)
     out = xp.moveaxis(out, 3, 1).reshape(batch, tokens, heads, width)
     return xp.where(inside[:, :, None, None], out, 0.0).astype(xp.float32)
+
+
+def alibi_slopes(heads: int) -> np.ndarray:
+    """The `slopes` (H,) that ALiBi gives to heads: 2**(-8 i / H) to the i-th, and to those beyond a power of 2 others.
+
+    Source: arXiv:2108.12409 and its code, get_slopes.
+
+    >>> alibi_slopes(2).tolist(), alibi_slopes(3).tolist()
+    ([0.0625, 0.00390625], [0.0625, 0.00390625, 0.25])
+    """
+    power = 1 << heads.bit_length() - 1
+    first, between = (2.0 ** (-8 * np.arange(1, n + 1) / n) for n in (power, 2 * power))
+    return np.concatenate([first, between[::2]])[:heads].astype(np.float32)
 
 
 def check(
