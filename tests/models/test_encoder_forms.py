@@ -39,6 +39,8 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
             "num_attention_heads": 2,
             "intermediate_size": 96,
             "max_position_embeddings": 64,
+            "norm_eps": 1e-5,
+            "local_attention": 16,
             "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
             "rope_parameters": {
                 "full_attention": {"rope_theta": 160000.0, "rope_type": "default"},
