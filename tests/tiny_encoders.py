@@ -9,6 +9,8 @@ files, and nothing here.
     optional   fields that the architecture may do without, and this model has
     apart      true: what the architecture knows as fused is not
     oracle     what computed `vectors`: see make_encoders.py
+
+Cross-encoders are in tests/golden/rankers, with `scores` in their .npz.
 """
 
 import json
@@ -21,6 +23,7 @@ import numpy as np
 
 from soberano.formats.gguf import Typed, write
 from soberano.models.architecture import architecture
+from soberano.models.head import NAMES
 from soberano.models.layers import Metadata
 from soberano.quant.blocks import format_named
 from soberano.quant.encode import encode
@@ -28,6 +31,8 @@ from tests.formats.safetensors_files import contents
 from tests.text.vocabularies import wordpiece_json, wordpiece_metadata, wordpieces
 
 GOLDEN = Path(__file__).parent / "golden" / "encoders"
+RANKERS = GOLDEN.with_name("rankers")
+QUERY = "quick brown fox"
 TEXTS = ["", "the", "Hello world", "the quick brown fox", "naïve café!" * 3, "x" * 200, "a b c d e f g h " * 20]
 WIDTH, CONTEXT = 64, 64
 USUAL = {
@@ -45,8 +50,9 @@ USUAL = {
 class Tiny:
     """One of them."""
 
-    def __init__(self, name: str) -> None:
-        told = json.loads((GOLDEN / f"{name}.json").read_text())
+    def __init__(self, name: str, folder: Path = GOLDEN) -> None:
+        self.folder, self.ranks = folder, folder == RANKERS
+        told = json.loads((folder / f"{name}.json").read_text())
         self.name, self.architecture = name, name.partition(".")[0]
         self.module = architecture(self.architecture)
         self.keys: dict[str, Any] = USUAL | told["keys"]
@@ -56,7 +62,7 @@ class Tiny:
     @property
     def golden(self) -> Mapping[str, np.ndarray]:
         """What others computed."""
-        with np.load(GOLDEN / f"{self.name}.npz") as file:
+        with np.load(self.folder / f"{self.name}.npz") as file:
             return {key: file[key] for key in file.files}
 
     def weights(self, seed: int = 0) -> dict[str, np.ndarray]:
@@ -73,13 +79,16 @@ class Tiny:
             for field in kind._fields:
                 absent = prefix in [f"blk.{i}." for i in getattr(module, "ABSENT", {}).get(field, ())]
                 left_out = field in kind._field_defaults and field not in self.optional
-                if field != "blk" and not absent and not left_out:
+                if field not in ("blk", "head") and not absent and not left_out:
                     end = "bias" if field.endswith("_bias") else "weight"
                     made[f"{prefix}{field.removesuffix('_bias')}.{end}"] = _random(rng, field, shapes[field])
         for fused, parts in {} if self.apart else getattr(module, "FUSED", {}).items():
             for i in range(config.layers):
                 pieces = [made.pop(f"blk.{i}.{part}.weight") for part in parts]
                 made[f"blk.{i}.{fused}.weight"] = np.concatenate(pieces)
+        square: dict[str, tuple[int, ...]] = {"dense": (WIDTH, WIDTH), "out": (1, WIDTH), "out_bias": (1,)}
+        for field in module.Head._fields if self.ranks else ():
+            made[NAMES[field]] = _random(rng, field, square.get(field, (WIDTH,)))
         return made
 
     def write_gguf(
@@ -114,7 +123,10 @@ class Tiny:
         for tensor, value in (self.weights() if tensors is None else tensors).items():
             stem, _, part = tensor.rpartition(".")
             layer, field = stem.split(".")[1:] if stem.startswith("blk.") else ("", stem)
-            spelt = self.module.HUGGING_FACE_TENSORS.get(field, stem).replace("*", layer)
+            named = self.module.HUGGING_FACE_TENSORS | (self.module.HUGGING_FACE_HEAD if self.ranks else {})
+            spelt = named.get(field, stem).replace("*", layer)
+            if self.ranks and not spelt.startswith(("classifier", "head.")):
+                spelt = f"{self.config['inside']}.{spelt}"
             theirs[f"{spelt}.{part}"] = value
         (folder / "model.safetensors").write_bytes(contents(theirs))
         (folder / "config.json").write_text(json.dumps(self.config | config))

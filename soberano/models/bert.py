@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from soberano.backends.homes import home_of
 from soberano.core.types import Array
+from soberano.models.head import Tanh
 from soberano.models.layers import Metadata, each_block, heads, merge, widths
 from soberano.ops.activation import Form, gelu
 from soberano.ops.linear import embed, linear, linears
@@ -82,9 +83,10 @@ class Bert(NamedTuple):
     token_embd_norm: Array  # (D,)
     token_embd_norm_bias: Array  # (D,)
     blk: Block
+    head: Tanh | None = None  # of a cross-encoder
 
 
-Weights, Layer = Bert, Block
+Weights, Layer, Head = Bert, Block, Tanh
 TABLES = {"token_embd", "position_embd", "token_types"}  # whose rows are looked up, and nothing more
 
 
@@ -110,12 +112,15 @@ def block(w: Block, x: Array, lengths: Array, c: Config) -> Array:
     return add_layer_norm(x, y, w.ffn_down_bias, w.layer_output_norm, w.layer_output_norm_bias, eps=c.eps)
 
 
-def encode(m: Bert, tokens: Array, lengths: Array, c: Config) -> Array:
-    """Run texts (B, T), the first lengths (B,) of whose tokens count, through the model -> (B, T, D)."""
+def encode(m: Bert, tokens: Array, lengths: Array, c: Config, types: Array | None = None) -> Array:
+    """Run texts (B, T), the first lengths (B,) of whose tokens count, through the model -> (B, T, D).
+
+    types (B, T) says which of two texts each token is of; None: there is one.
+    """
     xp = home_of(tokens).xp
     places = xp.arange(tokens.shape[1], dtype=xp.int32)
     x = embed(m.token_embd, tokens) + embed(m.position_embd, places)  # (B, T, D)
-    x = x + embed(m.token_types, xp.zeros_like(places[:1]))  # every text is of the first type
+    x = x + embed(m.token_types, xp.zeros_like(places[:1]) if types is None else types)
     x = layer_norm(x, m.token_embd_norm, m.token_embd_norm_bias, eps=c.eps)
     return each_block(c.layers, block, m.blk, x, lengths, c)
 
@@ -140,4 +145,5 @@ HUGGING_FACE_TENSORS = {
     "ffn_down": "encoder.layer.*.output.dense",
     "layer_output_norm": "encoder.layer.*.output.LayerNorm",
 }
+HUGGING_FACE_HEAD = {"cls": "pooler.dense", "cls.output": "classifier"}
 HUGGING_FACE_SPARE = ("embeddings.position_ids", "pooler.", "cls.")  # beginnings of names that no embedding needs

@@ -1,8 +1,9 @@
 """A Hugging Face folder as the GGUF file that it would become: tensors under the names of GGUF, nothing else changed.
 
 An architecture's file says what it is there: HUGGING_FACE, what config.json holds for it; HUGGING_FACE_KEYS, how its
-keys are called if not as usual, and HUGGING_FACE_TENSORS ("*" is the layer), how its tensors are; HUGGING_FACE_SPARE,
-beginnings of names that are not needed. Whatever is in none of these is refused.
+keys are called if not as usual; HUGGING_FACE_TENSORS ("*" is the layer) and, for the head of a cross-encoder,
+HUGGING_FACE_HEAD, how its tensors are; HUGGING_FACE_SPARE, beginnings of names that are not needed. Whatever is in none
+of these is refused.
 """
 
 import re
@@ -43,19 +44,29 @@ class Checkpoint:
         self.keys: Mapping[str, str | tuple[str, ...]] = _KEYS | self.module.HUGGING_FACE_KEYS
         self._file = folder.weights()
         self._theirs = dict[str, str]()
+        self._names: Mapping[str, str] = self.module.HUGGING_FACE_TENSORS
+        head = getattr(self.module, "HUGGING_FACE_HEAD", {})
+        self.ranks = f"{head.get('cls.output')}.weight" in map(self._plain, self._file.tensors)
+        if self.ranks:
+            self._names = {**self._names, **head}
         self.tensors: dict[str, TensorInfo] = {}
         for theirs in [*self._file.tensors, *self._file.others]:
             self._take(theirs)
 
+    def _plain(self, theirs: str) -> str:
+        """The name of a tensor without that of the model, which is inside one with a head."""
+        return re.sub(rf"^({re.escape(self._kind)}|model)\.", "", theirs)
+
     def _take(self, theirs: str) -> None:
-        plain = re.sub(rf"^({re.escape(self._kind)}|model)\.", "", theirs)  # a model inside one with a head
-        if plain.startswith(self.module.HUGGING_FACE_SPARE):
+        plain = self._plain(theirs)
+        known = _ours(plain, self._names)
+        if known is None and plain.startswith(self.module.HUGGING_FACE_SPARE):
             return
         if theirs in self._file.others:
             raise UnsupportedModel(
                 f"{self.path}: the tensor {theirs} is {self._file.others[theirs]}; weights may be {', '.join(DTYPES)}"
             )
-        ours = _ours(plain, self.module.HUGGING_FACE_TENSORS) or theirs  # a name that is not known is refused later
+        ours = known or theirs  # a name that is not known is refused later
         if ours in self.tensors:
             raise FileError(f"{self.path}: the tensors {theirs} and {self._theirs[ours]} are the same; get it again")
         self._theirs[ours] = theirs

@@ -90,7 +90,8 @@ def _load(
         files = Folder(folder)
         with Checkpoint(files) as weights:
             _check(weights.module, wanted, folder)
-            named = folder.name, weights.architecture, _tokenizer(files), sentence.from_folder(files)
+            how = sentence.Sentence(ranks=True) if weights.ranks else sentence.from_folder(files)
+            named = folder.name, weights.architecture, _tokenizer(files), how
             return Encoder(weights, *named, keys=weights.keys, backend=backend, progress=progress, **encoder)
     with gguf.read(where) as file:
         name = file.field("general.architecture", str)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from soberano.backends.homes import home_of
 from soberano.core.types import Array
+from soberano.models.head import NormedGelu
 from soberano.models.layers import Metadata, each_block, heads, local_layers, merge, widths
 from soberano.ops.feed_forward import Activation, feed_forward
 from soberano.ops.linear import embed, linear, linears
@@ -79,9 +80,10 @@ class ModernBert(NamedTuple):
     token_embd_norm: Array  # (D,)
     blk: Block
     output_norm: Array  # (D,)
+    head: NormedGelu | None = None  # of a cross-encoder
 
 
-Weights, Layer = ModernBert, Block
+Weights, Layer, Head = ModernBert, Block, NormedGelu
 TABLES = {"token_embd"}  # whose rows are looked up, and nothing more
 FUSED = {"attn_qkv": ("attn_q", "attn_k", "attn_v"), "ffn_up": ("ffn_gate", "ffn_up")}
 ABSENT = {"attn_norm": (0,)}
@@ -130,6 +132,7 @@ HUGGING_FACE_KEYS = {  # of newer files, and of older ones
     "rope.freq_base_swa": ("rope_parameters.sliding_attention.rope_theta", "local_rope_theta"),
     "rope.scaling.type": "rope_parameters.full_attention.rope_type",
     "rope.scaling.type_swa": "rope_parameters.sliding_attention.rope_type",
+    "classifier.pooling_type": "classifier_pooling",
 }
 HUGGING_FACE_TENSORS = {
     "token_embd": "embeddings.tok_embeddings",
@@ -142,4 +145,5 @@ HUGGING_FACE_TENSORS = {
     "ffn_down": "layers.*.mlp.Wo",
     "output_norm": "final_norm",
 }
+HUGGING_FACE_HEAD = {"cls": "head.dense", "cls.norm": "head.norm", "cls.output": "classifier"}
 HUGGING_FACE_SPARE = ("head.", "decoder.")  # beginnings of names that no embedding needs

@@ -16,6 +16,7 @@ from soberano.core.progress import Progress
 from soberano.core.types import Array
 from soberano.formats.tensors import TensorFile, TensorInfo
 from soberano.models.fused import split_fused
+from soberano.models.head import find_head
 from soberano.quant import tiles
 from soberano.quant.packing import Packing
 from soberano.quant.tensor import Form, QTensor, Stack
@@ -32,6 +33,7 @@ class Found(NamedTuple):
 
     top: dict[str, TensorInfo | None]
     layers: dict[str, list[TensorInfo | None] | None]  # of a field, None for a layer that does without it
+    head: dict[str, TensorInfo] | None = None  # of a cross-encoder
 
 
 @dataclass
@@ -55,7 +57,10 @@ class _Loader:
     def all(self, module: Any, found: Found) -> Any:
         """module.Weights of the tensors that were found. Tiles have no contents before `packing` is done."""
         blk = module.Layer(**{field: infos and self.stack(infos) for field, infos in found.layers.items()})
-        return module.Weights(blk=blk, **{field: info and self.single(info) for field, info in found.top.items()})
+        top: dict[str, Any] = {field: info and self.single(info) for field, info in found.top.items()}
+        if found.head is not None:
+            top["head"] = module.Head(**{field: self.single(info) for field, info in found.head.items()})
+        return module.Weights(blk=blk, **top)
 
     def plain(self, infos: Sequence[TensorInfo | None], *, lone: bool = False) -> Array:
         """Vectors, or matrices that this plan wants as numbers -> float32 (S, ...); of a lone one, without S.
@@ -145,7 +150,7 @@ def find_weights(file: TensorFile, module: Any, config: Any) -> Found:
     top = {
         field: find(field, optional=field in module.Weights._field_defaults)
         for field in module.Weights._fields
-        if field != "blk"
+        if field not in ("blk", "head")
     }
     layers: dict[str, list[TensorInfo | None] | None] = {}
     for field in module.Layer._fields:
@@ -155,8 +160,10 @@ def find_weights(file: TensorFile, module: Any, config: Any) -> Found:
         if present and present < len(each) - len(absent):
             raise UnsupportedModel(f"{file.path}: only some layers have {field}; that is not supported")
         layers[field] = each if present else None
+    head = find_head(file, module, config)
+    used |= {info.name for info in (head or {}).values()}
     _refuse_unknown(file, module, set(file.tensors) - used)
-    return Found(top, layers)
+    return Found(top, layers, head)
 
 
 class Begun(NamedTuple):
@@ -193,7 +200,8 @@ def _tables(module: Any) -> frozenset[str]:
 def weight_bytes(found: Found, form: Weights) -> int:
     """The bytes of all weights as `load_weights` makes them in a form: known before any is made."""
     layers = [info for infos in found.layers.values() for info in infos or ()]
-    return sum(_bytes(info, form) for info in (*found.top.values(), *layers) if info is not None)
+    whole = (*found.top.values(), *layers, *(found.head or {}).values())
+    return sum(_bytes(info, form) for info in whole if info is not None)
 
 
 def _bytes(info: TensorInfo, form: Weights) -> int:

@@ -255,7 +255,7 @@ def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "match"),
     [
-        ({"pooling_type": 4}, "pooling_type is 4; known are 0"),
+        ({"pooling_type": 5}, "pooling_type is 5; known are 0"),
         ({"attention.causal": True}, "attention.causal is True; only False is supported"),
         ({"attention.head_count": 5}, "bert.attention.head_count is 5"),
     ],
