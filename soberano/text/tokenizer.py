@@ -78,6 +78,25 @@ class Tokenizer:
         whole = begin + self.encode(text, add_bos=False) + end
         return whole if longest is None else self.cut(whole, longest)
 
+    def pair(self, first: str, second: str, longest: int) -> tuple[list[int], bool]:
+        """What a cross-encoder reads of two texts: bos, the first, eos, the second, eos -> (tokens, whether cut).
+
+        As much of the second as fits into `longest` in all. Models whose eos is spelt </s> (RoBERTa and its kin) were
+        trained with two of them in between. Raises ContextError where the first leaves no room for the second.
+        """
+        begin = [self.bos] if self.add_bos and self.bos is not None else []
+        end = [] if self.eos is None else [self.eos]
+        between = 2 * end if self.eos is not None and self.vocab.tokens[self.eos] == "</s>" else end
+        before = begin + self.encode(first, add_bos=False) + between
+        room = longest - len(before) - len(end)
+        if room < 1:
+            raise ContextError(
+                f"the query is {len(before) - len(begin + between)} tokens, which leaves no room for documents: the "
+                f"model reads {longest} of both; shorten it"
+            )
+        rest = self.encode(second, add_bos=False)
+        return before + rest[:room] + end, len(rest) > room
+
     def cut(self, sequence: list[int], longest: int) -> list[int]:
         """What `sequence` made, as if asked for at most `longest`, 2 or more."""
         if len(sequence) <= longest:
