@@ -1,6 +1,5 @@
-"""Llama 3, SmolLM2, and every model that shares their block: RMS norm, rotary grouped attention, SwiGLU.
+"""Llama 2 and 3, SmolLM2, and every model that shares their block: RMS norm, rotary grouped attention, SwiGLU.
 
-Llama 2 has the same block, but a tokenizer that soberano.text does not know yet.
 Sources: arXiv:2307.09288, arXiv:2407.21783; tensor names as in GGUF. A field of Block is the tensor
 blk.<i>.<field>.weight. Axes: B batch, T new tokens, D width, H query heads, K key heads, E head width, F ffn, V
 vocabulary.
