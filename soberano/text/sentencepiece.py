@@ -69,7 +69,7 @@ def build(metadata: Mapping[str, Any], vocab: Vocab) -> Callable[[str], list[int
 
     Raises FileError for scores that are missing, malformed or no numbers.
     """
-    merge = _merging(vocab, _ranks(metadata, vocab), _bytes(metadata, vocab))
+    merge = _merging(vocab, _ranks(metadata, vocab), _speller(metadata, vocab))
     remembered = lru_cache(_REMEMBERED)(merge)
     stretches = _stretches(vocab.tokens)
     before = SPACE if space_before(metadata) else ""
@@ -83,7 +83,7 @@ def build(metadata: Mapping[str, Any], vocab: Vocab) -> Callable[[str], list[int
     return encode
 
 
-def _merging(vocab: Vocab, ranks: list[int], spelt: list[int | None]) -> Callable[[str], tuple[int, ...]]:
+def _merging(vocab: Vocab, ranks: list[int], spell: Callable[[str], list[int]]) -> Callable[[str], tuple[int, ...]]:
     """The function from a stretch of text to its ids. `ranks` says which merge is first, -1 which is none."""
     token = vocab.ids.get
 
@@ -120,22 +120,23 @@ def _merging(vocab: Vocab, ranks: list[int], spelt: list[int | None]) -> Callabl
         while start < size:
             symbol, start = text[start : ends[start]], ends[start]
             i = token(symbol)
-            ids += _in_bytes(symbol, spelt) if i is None or ranks[i] < 0 else (i,)
+            ids += spell(symbol) if i is None or ranks[i] < 0 else (i,)
         return tuple(ids)
 
     return merge
 
 
-def _in_bytes(symbol: str, spelt: list[int | None]) -> list[int]:
-    ids = [i for byte in symbol.encode() if (i := spelt[byte]) is not None]
-    unknown = spelt[-1]
-    return ids if len(ids) == len(symbol.encode()) or unknown is None else [unknown]
+def _speller(metadata: Mapping[str, Any], vocab: Vocab) -> Callable[[str], list[int]]:
+    """The function from a character that is no token to the tokens of its bytes, or to the unknown one."""
+    of_bytes = [vocab.ids.get(f"<0x{byte:02X}>", vocab.ids.get(chr(byte), -1)) for byte in range(0x80)]
+    of_bytes += [vocab.ids.get(f"<0x{byte:02X}>", -1) for byte in range(0x80, 0x100)]
+    unknown = token_id(metadata, "unknown", len(vocab.tokens))
 
+    def spell(character: str) -> list[int]:
+        ids = [of_bytes[byte] for byte in character.encode()]
+        return ids if -1 not in ids else [] if unknown is None else [unknown]
 
-def _bytes(metadata: Mapping[str, Any], vocab: Vocab) -> list[int | None]:
-    """The token of each byte, and at the end the one for a character whose bytes have none."""
-    spelt = [vocab.ids.get(f"<0x{byte:02X}>", vocab.ids.get(chr(byte)) if byte < 0x80 else None) for byte in range(256)]
-    return [*spelt, token_id(metadata, "unknown", len(vocab.tokens))]
+    return spell
 
 
 def _ranks(metadata: Mapping[str, Any], vocab: Vocab) -> list[int]:
