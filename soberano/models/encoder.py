@@ -193,9 +193,17 @@ class Encoder:
         probabilities = np.vectorize(rank.probability, otypes=[np.float64])
         return self._encoding(pairs, Options.batch, lambda batch: probabilities(self.run(batch)[: len(batch.texts)]))
 
-    def rerank(self, query: str, documents: Sequence[str], **how: Any) -> list[rank.Ranked]:
-        """Score documents against a query, best first: see soberano.models.rank.rerank."""
-        return rank.rerank(self, query, documents, **how)
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top: int | None = None,
+        instruction: str | None = None,
+        progress: Progress = silent,
+    ) -> list[rank.Ranked]:
+        """Score documents against a query, best first: see soberano.models.rank."""
+        return rank.rerank(self, query, documents, top=top, instruction=instruction, progress=progress)
 
     def _encoding(self, texts: Sequence[Sequence[int]], batch: int, run: Callable[[Batch], np.ndarray]) -> Encoding:
         size = self.config.vocabulary

@@ -11,7 +11,7 @@ from soberano.backends.homes import home
 from soberano.backends.plan import Role, using
 from soberano.core.errors import FileError, InputError, UnsupportedModel
 from soberano.core.memory import free_memory
-from soberano.core.progress import Progress
+from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
 from soberano.core.types import Array
 from soberano.formats import gguf
@@ -138,9 +138,17 @@ class Model:
         """Begin to score documents. Raises InputError, and CapacityError as `start` does."""
         return judge.Judging(self, pairs)
 
-    def rerank(self, query: str, documents: Sequence[str], **how: Any) -> list[rank.Ranked]:
-        """Score documents against a query, best first: see soberano.models.rank.rerank."""
-        return rank.rerank(self, query, documents, **how)
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top: int | None = None,
+        instruction: str | None = None,
+        progress: Progress = silent,
+    ) -> list[rank.Ranked]:
+        """Score documents against a query, best first: see soberano.models.rank."""
+        return rank.rerank(self, query, documents, top=top, instruction=instruction, progress=progress)
 
     def chat_tokens(self, messages: Sequence[Mapping[str, Any]], **extra: Any) -> list[int]:
         """The prompt for a conversation, by the model's own template; special tokens inside a message stay text."""
