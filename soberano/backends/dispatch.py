@@ -4,6 +4,8 @@ The kernel of op `rms_norm` in soberano/ops/norm.py for JAX arrays is the functi
 soberano/ops/norm_jax.py. That file is imported when the first JAX array arrives, so nobody pays for a home that they do
 not use. A kernel that does not serve its arguments raises Unsupported, the meaning runs, and `declined()` keeps the
 reason for `soberano doctor`.
+
+Its gradient rule is the function `rms_norm` in soberano/ops/norm_grad.py: portable code, one for all homes.
 """
 
 import functools
@@ -11,14 +13,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from soberano.backends.base import Home
 from soberano.backends.homes import home_of
 from soberano.core.errors import InputError, Unsupported
 
+Recorder = Callable[["Op", tuple[Any, ...], dict[str, Any]], Any]
 Watcher = Callable[["Op", tuple[Any, ...], dict[str, Any], Any], None]
 
+_recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 _meaning_only: ContextVar[bool] = ContextVar("meaning_only", default=False)
 _declined: Counter[tuple[str, str, str]] = Counter()
@@ -34,6 +40,15 @@ class Op:
         self.meaning = meaning
         self.kernel = functools.cache(self._find_kernel)
 
+    @functools.cached_property
+    def rule(self) -> Callable[..., Any] | None:
+        """The gradient rule: (gradient of result, result, *args, **options) -> that of each argument, None for none.
+
+        An op without one is differentiated as the ops that its meaning calls.
+        """
+        beside = f"{self.meaning.__module__}_grad"
+        return getattr(import_module(beside), self.__name__, None) if find_spec(beside) else None
+
     def _find_kernel(self, home: Home) -> Callable[..., Any] | None:
         return home.find_kernel(self.meaning.__module__, self.__name__)
 
@@ -43,6 +58,9 @@ class Op:
         `impl` is "auto", "meaning" (never a kernel, nor in the ops that the meaning calls) or "kernel" (raises
         Unsupported instead of falling back).
         """
+        recorder = _recorder.get()
+        if recorder is not None:
+            return recorder(self, args, options)
         result = self._run(args, impl, options)
         watcher = _watcher.get()
         if watcher is not None:
@@ -89,6 +107,16 @@ def op(meaning: Callable[..., Any]) -> Op:
 def declined() -> list[tuple[str, str, str, int]]:
     """(op, home, reason, times) of every kernel that declined so far."""
     return [(name, home, why, times) for (name, home, why), times in sorted(_declined.items())]
+
+
+@contextmanager
+def record(recorder: Recorder | None) -> Iterator[None]:
+    """Let `recorder(op, args, options)` run every op that is called inside: how gradients are taken. None: nobody."""
+    token = _recorder.set(recorder)
+    try:
+        yield
+    finally:
+        _recorder.reset(token)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from soberano.ops.linear_transposed import linears_transposed
 from soberano.quant.tensor import Choice, QTensor, Weight
 
 
-def linears(weights: tuple[Weight, ...], x: Array) -> tuple[Array, ...]:
+def products(weights: tuple[Weight, ...], x: Array) -> tuple[Array, ...]:
     """Round x to 15 bits per 32 columns once, multiply by tiles in exact integers, add groups in one order.
 
     A prompt on a processor with a matrix unit goes through it, in bfloat16 with float32 sums: see linear_bf16.h.
