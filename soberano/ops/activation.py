@@ -46,7 +46,7 @@ def gelu(x: Array, bias: Array | None = None, *, form: Form = "tanh") -> Array:
 
 
 @op
-def soft_cap(x: Array, cap: float) -> Array:
+def soft_cap(x: Array, *, cap: float) -> Array:
     """Compute cap * tanh(x / cap), which keeps x between -cap and cap; x itself where cap is 0. x floating -> like x.
 
     Source: arXiv 2408.00118, section 2.

@@ -31,9 +31,9 @@ def geglu(grad: Array, result: Array, gate: Array, up: Array, *, form: Form = "t
     return grad * up * _gelu_slope(gate, form), grad * ops.gelu(gate, form=form)
 
 
-def soft_cap(grad: Array, result: Array, x: Array, cap: float) -> tuple[Any, ...]:
+def soft_cap(grad: Array, result: Array, x: Array, *, cap: float) -> tuple[Any, ...]:
     """d tanh = 1 - tanh^2."""
-    return (grad if cap == 0 else grad * (1 - (result / cap) ** 2)), None
+    return (grad if cap == 0 else grad * (1 - (result / cap) ** 2),)
 
 
 def _silu_slope(x: Array, value: Array) -> Array:

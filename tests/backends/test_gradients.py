@@ -52,7 +52,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...], tuple[Any, ...]]] = 
     "swiglu": (lambda t, c: swiglu(*t), (normal(3, 5), normal(3, 5)), ()),
     "geglu": (lambda t, c: geglu(*t), (normal(3, 5), normal(3, 5)), ()),
     "geglu erf": (lambda t, c: geglu(*t, form="erf"), (normal(3, 5), normal(3, 5)), ()),
-    "soft_cap": (lambda t, c: soft_cap(*t, 1.5), (normal(3, 5),), ()),
+    "soft_cap": (lambda t, c: soft_cap(*t, cap=1.5), (normal(3, 5),), ()),
     "rope": (lambda t, c: rope(*t, *c), (normal(2, 6, 2, 8),), (TURN,)),
     "rope in halves": (lambda t, c: rope(*t, *c, pairing="halves"), (normal(2, 6, 2, 10),), (TURN,)),
     "linears": (lambda t, c: sum(linears(c, *t)), (normal(3, 32),), (W, V)),

@@ -43,7 +43,7 @@ def test_any_values(home: Home, kind: object, x: np.ndarray) -> None:
 @pytest.mark.parametrize("cap", [30.0, 0.5, 0.0])
 def test_a_soft_cap(home: Home, cap: float, x: np.ndarray) -> None:
     expected = cap * np.tanh(wide(x) / cap) if cap else x
-    assert_close(home.to_numpy(soft_cap(home.asarray(x), cap)), expected, size=cap or 1, what="soft_cap")
+    assert_close(home.to_numpy(soft_cap(home.asarray(x), cap=cap)), expected, size=cap or 1, what="soft_cap")
 
 
 @KINDS

@@ -12,6 +12,9 @@ from soberano.train.step import Batch, loss_and_grad
 from tests.models.test_conformance import DECODERS
 from tests.tiny_decoders import write_tiny
 
+LIMIT = {"xla": 1e-5, "cpu": 1e-3}
+"""How far the gradient of one product may be from NumPy's, of its length: cpu rounds activations to 15 bits."""
+
 SHAPE = Shape(rank=4, alpha=8.0)
 
 
@@ -45,8 +48,8 @@ def test_backends_agree_on_the_gradient(name: str, tmp_path: Path) -> None:
     right, slopes = found["numpy"]
     for backend in ("xla", "cpu"):
         value, grads = found[backend]
-        assert value == pytest.approx(right, rel=1e-4)
+        assert value == pytest.approx(right, rel=1e-5)
         for product, (a, b) in grads.items():
             for ours, theirs in ((a, slopes[product].a), (b, slopes[product].b)):
                 error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
-                assert error < 1e-3, (backend, product, error)
+                assert error < LIMIT[backend], (backend, product, error)
