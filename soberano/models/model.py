@@ -40,7 +40,7 @@ class Model:
         progress: Progress,
     ) -> None:
         refuse_parts(file)
-        name = file.field("general.architecture", str)
+        self.architecture = name = file.field("general.architecture", str)
         self.module, meta = architecture(name, path), Metadata(file, name, wanted=context)
         self.config = read_config(self.module, meta)
         found = find_weights(file, self.module, self.config)

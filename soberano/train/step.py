@@ -39,6 +39,11 @@ def batch_loss(name: str, config: Any, plan: Plan, shape: Shape) -> Callable[...
     return under_plan
 
 
+def loss_only(home: Home, name: str, config: Any, plan: Plan, shape: Shape, *, exact: bool) -> Callable[..., Array]:
+    """A function (adapters, weights, batch) -> the summed loss, as `loss_and_grad` computes it."""
+    return home.compile(batch_loss(name, config, replace(plan, role="token" if exact else "prompt"), shape))
+
+
 def loss_and_grad(
     home: Home, name: str, config: Any, plan: Plan, shape: Shape, *, exact: bool
 ) -> Callable[..., tuple[Array, Any]]:
