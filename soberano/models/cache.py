@@ -61,12 +61,18 @@ class Cache:
         *,
         pairing: Pairing = "interleaved",
         scale: float | None = None,
+        window: Array | int | None = None,
+        cap: float | None = None,
+        sinks: Array | None = None,
     ) -> tuple[Array, "Cache"]:
         """Turn q (B, T, H, E) and k, put k and v (B, T, K, E) at the positions of this step, attend to what each token
         may see -> (B, T, H, E), and the cache that holds them. Consumes this one.
+
+        `window`, which may be another one in each layer, `cap` and `sinks` are those of soberano.ops.attention.
         """
+        place = self.k, self.v, self.positions, self.table, self.layer
         out, new_k, new_v = attend(
-            q, k, v, turn, self.k, self.v, self.positions, self.table, self.layer, pairing=pairing, scale=scale
+            q, k, v, turn, *place, pairing=pairing, scale=scale, window=window, cap=cap, sinks=sinks
         )
         return out, replace(self, k=new_k, v=new_v)
 

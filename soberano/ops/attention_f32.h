@@ -6,7 +6,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "soberano/ops/attention_block.h"
+#include "soberano/ops/attention_softmax.h"
 
 namespace soberano {
 
@@ -65,12 +65,13 @@ template <class Page> class AttendF32 {
     static thread_local Scratch<float> score_memory, page_memory;
     float *s = score_memory.room(block_.rows * kRun), *numbers = page_memory.room(n_.E * n_.page);
     const RunPages<Page> pages(c_, block_, start);
-    int mine[kBlock];
-    const int keys = queries_.visible(start, mine), count = int((keys + n_.page - 1) / n_.page);
-    for (int p = 0; p < count; p++) {
+    Seen seen;
+    queries_.see(start, seen);
+    const int first = int(seen.least / n_.page), count = int((seen.most + n_.page - 1) / n_.page);
+    for (int p = first; p < count; p++) {
       Page::read_keys(pages.key(p), n_.E, n_.page, numbers);
       Soon soon = pages.after_key(p, n_.E);
-      each(mine, p, [&](auto R, int r) {
+      each(seen, p, [&](auto R, int r) {
         const float* q = queries_.row(r);
         float* to = s + r * kRun + p * n_.page;
         for (int64_t at = 0; at < n_.page; soon = Soon()) {
@@ -82,20 +83,26 @@ template <class Page> class AttendF32 {
         }
       });
     }
-    for (int r = 0; r < block_.rows; r++) weigh(s + r * kRun, mine[r], part, r);
+    for (int r = 0; r < block_.rows; r++) {
+      if (c_.cap > 0) bend(s + r * kRun, seen.from[r], seen.to[r], c_.cap);
+      weigh(s + r * kRun, seen.from[r], seen.to[r], part, r);
+    }
     std::fill(part.value, part.value + block_.rows * n_.E, 0.0f);
-    for (int p = 0; p < count; p++) {
+    for (int p = first; p < count; p++) {
       Page::read_values(pages.value(p), n_.E, n_.page, numbers);
       Soon soon = pages.after_value(p, n_.page);
-      const int there = int(std::min<int64_t>(n_.page, keys - p * n_.page));
-      each(mine, p, [&](auto R, int r) {
-        const float* weight = s + r * kRun + p * n_.page;
+      // What nobody sees is left out: 0 times what lies there may be no 0.
+      const int from = int(std::max<int64_t>(0, seen.least - p * n_.page));
+      const int there = int(std::min<int64_t>(n_.page, seen.most - p * n_.page)) - from;
+      const float* here = numbers + from * n_.E;
+      each(seen, p, [&](auto R, int r) {
+        const float* weight = s + r * kRun + p * n_.page + from;
         float* to = part.value + r * n_.E;
         for (int64_t e = 0; e < n_.E; soon = Soon()) {
           if (e + 16 * kValues <= n_.E) {
-            values<R, kValues>(weight, there, numbers + e, n_.E, to + e, soon), e += 16 * kValues;
+            values<R, kValues>(weight, there, here + e, n_.E, to + e, soon), e += 16 * kValues;
           } else {
-            values<R, 1>(weight, there, numbers + e, n_.E, to + e, soon), e += 16;
+            values<R, 1>(weight, there, here + e, n_.E, to + e, soon), e += 16;
           }
         }
       });
@@ -103,10 +110,10 @@ template <class Page> class AttendF32 {
   }
 
  private:
-  // Every few rows of the block of which one sees a key of page p.
-  template <class Use> void each(const int* mine, int p, Use&& use) const {
+  // Every few rows of the block of which one sees a key of page p, or of a later one.
+  template <class Use> void each(const Seen& seen, int p, Use&& use) const {
     by_rows(block_.rows, [&](auto R, int r) {
-      if (*std::max_element(mine + r, mine + r + R) > p * n_.page) use(R, r);
+      if (*std::max_element(seen.to + r, seen.to + r + R) > p * n_.page) use(R, r);
     });
   }
 

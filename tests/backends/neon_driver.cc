@@ -20,8 +20,8 @@ int soberano_pack_tiles(const uint8_t*, uint8_t*, int64_t, int64_t, int64_t);
 void soberano_linear(const float*, const uint8_t*, float*, int64_t, int64_t, int64_t, int64_t);
 void soberano_linear_transposed(const float*, const uint8_t*, float*, int64_t, int64_t, int64_t, int64_t);
 void soberano_rms_norm(const float*, const float*, float*, int64_t, int64_t, float);
-void soberano_attention(const float*, const uint16_t*, const uint16_t*, const int32_t*, const int32_t*, float*, int64_t,
-                        int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, float);
+void soberano_attention(const float*, const uint16_t*, const uint16_t*, const int32_t*, const int32_t*, const float*,
+                        float*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, float, float);
 void soberano_write_kv(uint16_t*, uint16_t*, const float*, const float*, const int32_t*, const int32_t*, int64_t,
                        int64_t, int64_t, int64_t, int64_t, int64_t);
 }

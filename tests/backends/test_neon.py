@@ -124,8 +124,11 @@ def of_attention(rng: np.random.Generator) -> Iterator[Call]:
         values = rng.normal(size=(pages, kv_heads, page, width)).astype(np.float16)
         q = 3 * rng.normal(size=(batch, new, heads, width)).astype(np.float32)
         what = f"{batch} x {new} tokens, {heads} heads of {width}"
-        sizes = (batch, new, heads, kv_heads, width, page, pages, width**-0.5)
-        yield Call("soberano_attention", what, (q, keys, values, where, table, np.zeros_like(q), *sizes))
+        sizes, none = (batch, new, heads, kv_heads, width, page, pages), np.full(heads, -np.inf, np.float32)
+        for window, cap, sinks in ((0, 0.0, none), (100, 5.0, rng.normal(size=heads).astype(np.float32))):
+            arrays = (q, keys, values, where, table, sinks, np.zeros_like(q))
+            rules = f"{what}, window {window}, cap {cap}"
+            yield Call("soberano_attention", rules, (*arrays, *sizes, window, width**-0.5, cap))
         k, v = (any_floats((batch, new, kv_heads, width), rng) for _ in range(2))
         arrays = (keys, values, k, v, where, table)
         yield Call("soberano_write_kv", what, (*arrays, batch, new, kv_heads, width, page, pages))
