@@ -1,5 +1,6 @@
 """The whole API on a card: `model = soberano.load("smollm2")`, then `model.generate("Once upon a time")`."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from soberano.models.step import Chunk, Draw, Programs
 from soberano.models.weights import begin_tiles, find_weights, load_weights, weight_bytes
 from soberano.text import tokenizer as tokenizers
 from soberano.text.chat import ChatTemplate, encode_chat
+
+log = logging.getLogger("soberano.models")
 
 
 class Model:
@@ -62,7 +65,9 @@ class Model:
             dtype = self.programs.cache_dtype if cache is None else cache_dtype(cache, c.head)
             self._room = Room(c.layers, c.kv_heads, c.head, dtype, self.context, sequences)
             if self.plan.platform == "cpu":  # a refusal need not wait for the weights
-                self._room.check(weight_bytes(found, self.plan.weights), free)
+                size = weight_bytes(found, self.plan.weights)
+                log.info("%s", self._room.plan(size, free))
+                self._room.check(size, free)
             self.weights = load_weights(file, self.module, found, self.plan, self.home, progress, begun)
         finally:
             if begun:

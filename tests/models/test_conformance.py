@@ -27,7 +27,8 @@ BACKENDS = ["numpy", "xla", "cpu"]
 CLOSE = {"numpy": 5e-5, "xla": 5e-5, "cpu": 3e-2}
 """How far logits that spread over some units may be from llama.cpp's; cpu's keys and values are float16."""
 
-TOKENS = np.random.default_rng(1).integers(3, 272, 100).tolist()
+LONG = np.random.default_rng(1).integers(3, 272, 250).tolist()
+TOKENS = LONG[:100]
 
 
 @pytest.fixture(scope="module", params=DECODERS)
@@ -69,7 +70,8 @@ def test_logits_are_llama_cpps(name: str, model: Model) -> None:
 
 
 def test_decode_equals_prefill(model: Model) -> None:
-    together, single = all_logits(model, TOKENS), all_logits(model, TOKENS, single=True)
+    tokens = TOKENS if model.plan.backend == "numpy" else LONG  # nearly the whole context, in several chunks
+    together, single = all_logits(model, tokens), all_logits(model, tokens, single=True)
     if model.plan.isa == "amx":  # other arithmetic for prompts: see soberano.backends.plan.Role
         assert distance([single], [together]).kl_mean < 1e-3
     elif model.plan.native:
