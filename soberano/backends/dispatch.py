@@ -19,12 +19,11 @@ from typing import Any
 
 from soberano.backends.base import Home
 from soberano.backends.homes import home_of
+from soberano.backends.recorder import recording
 from soberano.core.errors import InputError, Unsupported
 
-Recorder = Callable[["Op", tuple[Any, ...], dict[str, Any]], Any]
 Watcher = Callable[["Op", tuple[Any, ...], dict[str, Any], Any], None]
 
-_recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 _meaning_only: ContextVar[bool] = ContextVar("meaning_only", default=False)
 _declined: Counter[tuple[str, str, str]] = Counter()
@@ -58,7 +57,7 @@ class Op:
         `impl` is "auto", "meaning" (never a kernel, nor in the ops that the meaning calls) or "kernel" (raises
         Unsupported instead of falling back).
         """
-        recorder = _recorder.get()
+        recorder = recording()
         if recorder is not None:
             return recorder(self, args, options)
         result = self._run(args, impl, options)
@@ -107,16 +106,6 @@ def op(meaning: Callable[..., Any]) -> Op:
 def declined() -> list[tuple[str, str, str, int]]:
     """(op, home, reason, times) of every kernel that declined so far."""
     return [(name, home, why, times) for (name, home, why), times in sorted(_declined.items())]
-
-
-@contextmanager
-def record(recorder: Recorder | None) -> Iterator[None]:
-    """Let `recorder(op, args, options)` run every op that is called inside: how gradients are taken. None: nobody."""
-    token = _recorder.set(recorder)
-    try:
-        yield
-    finally:
-        _recorder.reset(token)
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from jax import lax
 
 from soberano.backends import native, tree
 from soberano.backends.base import Home
-from soberano.backends.dispatch import Op, record
 from soberano.backends.plan import Plan, active
+from soberano.backends.recorder import record
 from soberano.core.errors import Unsupported
 from soberano.core.types import Array
 
@@ -112,7 +112,7 @@ class JaxHome(Home):
 HOME = JaxHome()
 
 
-def _with_rule(op: Op, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+def _with_rule(op: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Run an op so that JAX differentiates it by its rule; one that has none, by the rules of the ops inside it."""
     rule = op.rule
     if rule is None:

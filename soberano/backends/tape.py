@@ -7,7 +7,7 @@ rules in soberano.backends.jax_. Source: Griewank and Walther, Evaluating Deriva
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from soberano.backends.dispatch import Op, record
+from soberano.backends.recorder import record
 from soberano.backends.tracked import Step, Tape, Tracked, plain
 from soberano.backends.tree import leaves, map_arrays
 from soberano.core.types import Array
@@ -34,10 +34,11 @@ def constant(array: Any) -> Any:
     return plain(array)
 
 
-def _note(op: Op, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+def _note(op: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Run an op on Tracked arrays by its rule; one that has none, as the ops inside its meaning."""
     tracked = [each for each in leaves(args) if isinstance(each, Tracked)]
-    if tracked and op.rule is None:
+    rule = op.rule
+    if tracked and rule is None:
         return op.meaning(*args, **options)
     values = map_arrays(plain, args)
     with record(None):
@@ -49,7 +50,7 @@ def _note(op: Op, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
 
     def pull(grads: Any) -> list[Any]:
         with record(None):
-            given = op.rule(type(result)(grads) if many else grads[0], result, *values, **options)[: len(args)]
+            given = rule(type(result)(grads) if many else grads[0], result, *values, **options)[: len(args)]
         return [grad for array, grad in _pairs(args, given) if isinstance(array, Tracked)]
 
     tape.steps.append(Step(tracked, outputs, pull))

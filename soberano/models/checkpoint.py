@@ -33,7 +33,7 @@ class Checkpoint:
             raise FileError(f"{folder.path}/config.json does not say its model_type; get the folder of the model again")
         self.architecture = name
         self.module = architecture(name, folder.path)
-        if not hasattr(self.module, "HUGGING_FACE_TENSORS"):
+        if not hasattr(self.module, "HUGGING_FACE_KEYS"):
             raise UnsupportedModel(
                 f"{folder.path}: {name!r} is not read from a folder yet; convert it to GGUF with llama.cpp's tools"
             )

@@ -11,7 +11,7 @@ from soberano.backends.dispatch import op
 from soberano.backends.homes import home_of
 from soberano.core.errors import ShapeError
 from soberano.core.types import Array
-from soberano.quant.tensor import Adapted, Choice, QTensor, Weight
+from soberano.quant.tensor import Adapted, Choice, Frozen, QTensor, Weight
 
 
 def linear(weight: Weight, x: Array, **how: Any) -> Array:
@@ -39,7 +39,7 @@ def linears(weights: tuple[Weight, ...], x: Array, **how: Any) -> tuple[Array, .
 
 
 @op
-def products(weights: tuple[Weight, ...], x: Array) -> tuple[Array, ...]:
+def products(weights: tuple[Frozen, ...], x: Array) -> tuple[Array, ...]:
     """Multiply the same x (..., I) by several frozen weights (O, I), decoded to float32 -> (..., O) for each.
 
     Raises ShapeError when the last axis of x is not a weight's.
@@ -56,7 +56,7 @@ def low_rank(x: Array, a: Array, b: Array, *, scale: float) -> Array:
     return (scale * (x @ a.T)) @ b.T
 
 
-def _product(weight: Weight, x: Array) -> Array:
+def _product(weight: Frozen, x: Array) -> Array:
     home = home_of(x)
     if isinstance(weight, Choice):
         branches = [partial(_product, option) for option in weight.options(home)]

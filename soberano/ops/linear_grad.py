@@ -4,11 +4,11 @@ from typing import Any
 
 from soberano.core.types import Array
 from soberano.ops.linear_transposed import linears_transposed
-from soberano.quant.tensor import Weight
+from soberano.quant.tensor import Frozen
 
 
 def products(
-    grads: tuple[Array, ...], results: tuple[Array, ...], weights: tuple[Weight, ...], x: Array
+    grads: tuple[Array, ...], results: tuple[Array, ...], weights: tuple[Frozen, ...], x: Array
 ) -> tuple[Any, ...]:
     """The gradient of x passes back through each weight, packed as it is."""
     return None, linears_transposed(weights, *grads)

@@ -11,10 +11,10 @@ from soberano.core.errors import Unsupported
 from soberano.core.types import Array
 from soberano.ops.linear import linears
 from soberano.ops.linear_jax import Packed
-from soberano.quant.tensor import Weight
+from soberano.quant.tensor import Frozen
 
 
-def linears_transposed(weights: tuple[Weight, ...], *ys: Array) -> Array:
+def linears_transposed(weights: tuple[Frozen, ...], *ys: Array) -> Array:
     """Decode a few columns of the weights at a time; no weight is ever whole in memory.
 
     As `products` do, the gradients of a prompt's tokens go through a matrix unit, in bfloat16 with float32 sums; all

@@ -97,7 +97,7 @@ class Choice:
 class Adapted:
     """A frozen weight and what was trained beside it: base + scale * b a."""
 
-    base: Union[Array, QTensor, Choice]  # noqa: UP007 - Array is Any, which swallows a | union
+    base: "Frozen"
     a: Array  # (R, I)
     b: Array  # (O, R)
     scale: float
@@ -144,7 +144,8 @@ class AdaptedStack:
         return Adapted(self.base.layer(home, i), home.at(self.a, i), home.at(self.b, i), self.scale)
 
 
-Weight = Union[Array, QTensor, Choice, Adapted]  # noqa: UP007 - Array is Any, which swallows a | union
+Frozen = Union[Array, QTensor, Choice]  # noqa: UP007 - Array is Any, which swallows a | union
+Weight = Union[Frozen, Adapted]  # noqa: UP007 - Array is Any, which swallows a | union
 
 
 def _length(member: Array | QTensor) -> int:

@@ -8,25 +8,17 @@ Kalajdzievski 2023, arXiv 2312.03732.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from soberano.core.errors import InputError
-from soberano.core.types import Array
-from soberano.quant.tensor import AdaptedStack
+from soberano.models.adapter import Pair
 
 LINEAR = ("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 """The products of a layer, by the names of their tensors."""
-
-
-class Pair(NamedTuple):
-    """The trained matrices of one product, over all layers."""
-
-    a: Array  # (L, R, I)
-    b: Array  # (L, O, R)
 
 
 @dataclass(frozen=True)
@@ -56,6 +48,10 @@ class Shape:
         rank = self.rank_of(name)
         return self.alpha_of(name) / (math.sqrt(rank) if self.root else rank)
 
+    def scales(self, names: Iterable[str]) -> dict[str, float]:
+        """The scale of each of these products."""
+        return {name: self.scale_of(name) for name in names}
+
 
 def fresh(module: Any, config: Any, shape: Shape, seed: int) -> dict[str, Pair]:
     """Adapters that change nothing yet, as NumPy arrays: A as PEFT draws it (uniform, Kaiming), B zero.
@@ -75,10 +71,3 @@ def fresh(module: Any, config: Any, shape: Shape, seed: int) -> dict[str, Pair]:
         a = rng.uniform(-bound, bound, (config.layers, rank, inputs)).astype(np.float32)
         pairs[name] = Pair(a, np.zeros((config.layers, outputs, rank), np.float32))
     return pairs
-
-
-def adapt(weights: Any, pairs: Mapping[str, Pair], shape: Shape) -> Any:
-    """The weights of a model with adapters beside the products that have some."""
-    blk = weights.blk
-    adapted = {name: AdaptedStack(getattr(blk, name), *pair, shape.scale_of(name)) for name, pair in pairs.items()}
-    return weights._replace(blk=blk._replace(**adapted))

@@ -16,7 +16,7 @@ NAME = "checkpoint.npz"
 def save(folder: Path, told: dict[str, Any], tree: Any, *, name: str = NAME) -> None:
     """Write a checkpoint: `told` is JSON, `tree` holds arrays. The one before stays until this one is complete."""
     part = folder / f".{name}.part"
-    arrays = {f"{i:05}": np.asarray(array) for i, array in enumerate(leaves(tree))}
+    arrays: dict[str, Any] = {f"{i:05}": np.asarray(array) for i, array in enumerate(leaves(tree))}
     with part.open("wb") as file:
         np.savez(file, told=np.frombuffer(json.dumps(told).encode(), np.uint8), **arrays)
     durable.rename(part, folder / name)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from soberano.core.errors import FileError, InputError
+from soberano.formats import parquet
 
 Form = Literal["chat", "alpaca", "completion", "text"]
 
@@ -127,19 +128,8 @@ def _of_list(path: Path) -> Iterator[Example]:
 
 
 def _of_parquet(path: Path) -> Iterator[Example]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise InputError(f"{path} needs pyarrow; pip install 'soberano[arrow]', or convert it to .jsonl") from None
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as table:
-            for part in table.iter_batches(1024):
-                for row in part.to_pylist():
-                    number += 1
-                    yield _example(row, f"{path}, row {number}")
-    except (ArrowException, OSError) as error:
-        raise FileError(f"{path} is no Parquet file that can be read: {str(error)[:200]}") from None
+    for number, row in enumerate(parquet.rows(path), 1):
+        yield _example(row, f"{path}, row {number}")
 
 
 def _parsed(raw: bytes, where: str) -> Any:

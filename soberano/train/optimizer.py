@@ -10,7 +10,7 @@ from typing import Any, Literal
 import optax
 
 from soberano.core.errors import InputError
-from soberano.train.adapters import Pair
+from soberano.models.adapter import Pair
 
 Schedule = Literal["cosine", "linear", "constant"]
 

@@ -18,9 +18,10 @@ import numpy as np
 from soberano.backends.tree import map_arrays
 from soberano.core.errors import InputError
 from soberano.core.progress import Progress, silent
+from soberano.models.adapter import Pair
 from soberano.models.model import Model
 from soberano.train import checkpoint
-from soberano.train.adapters import Pair, Shape, fresh
+from soberano.train.adapters import Shape, fresh
 from soberano.train.encode import Encoded
 from soberano.train.optimizer import Rates, optimizer
 from soberano.train.packing import batch_of, order, pack

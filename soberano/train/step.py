@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from soberano.backends.base import Home
 from soberano.backends.plan import Plan, using
 from soberano.core.types import Array
+from soberano.models.adapter import Pair, adapt
 from soberano.models.architecture import architecture
-from soberano.train.adapters import Pair, Shape, adapt
+from soberano.train.adapters import Shape
 from soberano.train.loss import next_token_loss
 from soberano.train.texts import Texts
 
@@ -27,7 +28,7 @@ def batch_loss(name: str, config: Any, plan: Plan, shape: Shape) -> Callable[...
     module = architecture(name)
 
     def loss(pairs: Mapping[str, Pair], weights: Any, batch: Batch) -> Array:
-        adapted = adapt(weights, pairs, shape)
+        adapted = adapt(weights, pairs, shape.scales(pairs))
         texts = Texts(batch.positions, batch.segments, config.layers)
         x, _ = module.forward(adapted, batch.tokens, texts, config)
         return next_token_loss(module, weights, config, x, batch.targets)

@@ -7,7 +7,8 @@ import pytest
 
 import soberano
 from soberano.backends.tree import map_arrays
-from soberano.train.adapters import Pair, Shape, fresh
+from soberano.models.adapter import Pair
+from soberano.train.adapters import Shape, fresh
 from soberano.train.step import Batch, loss_and_grad
 from tests.models.test_conformance import DECODERS
 from tests.tiny_decoders import write_tiny
