@@ -167,12 +167,17 @@ class Run:
         found = checkpoint.load(self.folder, self.pairs, name=BEST) if self.held_out else None
         return found[1] if found else self.pairs
 
-    def _said(self) -> dict[str, Any]:
-        """The settings and the data, as a checkpoint holds them."""
+    @property
+    def data_hash(self) -> str:
+        """What tells one set of texts from another."""
         seen = hashlib.blake2b(digest_size=16)
         for text in (*self.texts, *self.held_out):
             seen.update(text.tokens.tobytes() + text.learnt.tobytes())
-        return {**json.loads(json.dumps(asdict(self.settings))), "data": seen.hexdigest(), "model": self.model.name}
+        return seen.hexdigest()
+
+    def _said(self) -> dict[str, Any]:
+        """The settings and the data, as a checkpoint holds them."""
+        return {**json.loads(json.dumps(asdict(self.settings))), "data": self.data_hash, "model": self.model.name}
 
 
 def _added(a: Any, b: Any) -> Any:
