@@ -93,9 +93,9 @@ def _load(
         files = Folder(folder)
         with Checkpoint(files) as weights:
             _check(weights.module, wanted, folder)
-            named = folder.name, weights.architecture, _tokenizer(files), sentence.from_folder(files)
-            keys = weights.module.HUGGING_FACE_KEYS
-            return Encoder(weights, *named, keys=keys, backend=backend, progress=progress, **encoder)
+            how = sentence.Sentence(ranks=True) if weights.ranks else sentence.from_folder(files)
+            named = folder.name, weights.architecture, _tokenizer(files), how
+            return Encoder(weights, *named, keys=weights.keys, backend=backend, progress=progress, **encoder)
     with gguf.read(where) as file:
         name = file.field("general.architecture", str)
         module = architecture(name, where)
@@ -105,7 +105,7 @@ def _load(
         refuse_parts(file)
         title = str(file.metadata.get("general.name") or where.stem)
         words, how = tokenizer.from_metadata(file.metadata), sentence.from_gguf(file.metadata, name)
-        return Encoder(file, title, name, words, how, keys={}, backend=backend, progress=progress, **encoder)
+        return Encoder(file, title, name, words, how, keys=None, backend=backend, progress=progress, **encoder)
 
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:

@@ -17,6 +17,7 @@ from soberano.core.progress import Progress
 from soberano.core.settings import settings
 from soberano.core.types import Array
 from soberano.formats import gguf
+from soberano.models import judge, rank
 from soberano.models.adapter import Adapter, adapt, read_adapter
 from soberano.models.architecture import architecture
 from soberano.models.cache import Pages, Room, cache_dtype
@@ -137,6 +138,18 @@ class Model:
         for piece in self.start(prompt, Options(**options)):
             if piece.text:
                 yield piece.text
+
+    def pairs(self, query: str, documents: Sequence[str], instruction: str | None = None) -> rank.Pairs:
+        """The question that the model is asked about each document: see soberano.models.judge."""
+        return judge.pairs(self, query, documents, instruction)
+
+    def start_ranking(self, pairs: Sequence[Sequence[int]]) -> judge.Judging:
+        """Begin to score documents. Raises InputError, and CapacityError as `start` does."""
+        return judge.Judging(self, pairs)
+
+    def rerank(self, query: str, documents: Sequence[str], **how: Any) -> list[rank.Ranked]:
+        """Score documents against a query, best first: see soberano.models.rank.rerank."""
+        return rank.rerank(self, query, documents, **how)
 
     def chat_tokens(self, messages: Sequence[Mapping[str, Any]], **extra: Any) -> list[int]:
         """The prompt for a conversation, by the model's own template; special tokens inside a message stay text."""

@@ -1,7 +1,7 @@
 """From a mapped file to weights in a home: check every tensor, stack the layers, repack for the plan."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ from soberano.core.errors import FileError, UnsupportedModel
 from soberano.core.progress import Progress
 from soberano.core.types import Array
 from soberano.formats.tensors import TensorFile, TensorInfo
+from soberano.models.fused import split_fused
+from soberano.models.head import find_head
 from soberano.quant import tiles
 from soberano.quant.packing import Packing
 from soberano.quant.tensor import Form, QTensor, Stack
@@ -30,7 +32,8 @@ class Found(NamedTuple):
     """The tensors of a model in a file, by field; None where an optional one is absent."""
 
     top: dict[str, TensorInfo | None]
-    layers: dict[str, list[TensorInfo] | None]
+    layers: dict[str, list[TensorInfo | None] | None]  # of a field, None for a layer that does without it
+    head: dict[str, TensorInfo] | None = None  # of a cross-encoder
 
 
 @dataclass
@@ -54,13 +57,23 @@ class _Loader:
     def all(self, module: Any, found: Found) -> Any:
         """module.Weights of the tensors that were found. Tiles have no contents before `packing` is done."""
         blk = module.Layer(**{field: infos and self.stack(infos) for field, infos in found.layers.items()})
-        return module.Weights(blk=blk, **{field: info and self.single(info) for field, info in found.top.items()})
+        top: dict[str, Any] = {field: info and self.single(info) for field, info in found.top.items()}
+        if found.head is not None:
+            top["head"] = module.Head(**{field: self.single(info) for field, info in found.head.items()})
+        return module.Weights(blk=blk, **top)
 
-    def plain(self, infos: list[TensorInfo], *, lone: bool = False) -> Array:
-        """Vectors, or matrices that this plan wants as numbers -> float32 (S, ...); of a lone one, without S."""
+    def plain(self, infos: Sequence[TensorInfo | None], *, lone: bool = False) -> Array:
+        """Vectors, or matrices that this plan wants as numbers -> float32 (S, ...); of a lone one, without S.
+
+        Zeros where there is none.
+        """
         numpy_home = homes.home("numpy")
-        out = aligned((len(infos), *infos[0].shape), np.float32)
+        shape = next(info.shape for info in infos if info is not None)
+        out = aligned((len(infos), *shape), np.float32)
         for at, info in enumerate(infos):
+            if info is None:
+                out[at] = 0
+                continue
             out[at] = info.format.dequantize(numpy_home, self.file.raw(info.name)).reshape(info.shape)
             self.file.release(info.name)  # its pages need not stay in memory beside what it became
             self.tick(info.nbytes)
@@ -92,17 +105,17 @@ class _Loader:
             self.packing.add(kind, self.file.raw(info.name), each)
         return data
 
-    def stack(self, infos: list[TensorInfo]) -> Stack:
+    def stack(self, infos: list[TensorInfo | None]) -> Stack:
         """The tensors of one name over all layers: a member per packed format, and one for all that become numbers."""
-        of_layer = [info.format if _keeps_packed(info, self.form) else None for info in infos]
-        kinds = list(dict.fromkeys(of_layer))
-        groups = [[info for info, each in zip(infos, of_layer, strict=True) if each is kind] for kind in kinds]
+        of_layer = [info.format if info is not None and _keeps_packed(info, self.form) else None for info in infos]
+        members, kinds = list[Array | QTensor](), list(dict.fromkeys(of_layer))
+        for kind in kinds:
+            group = [info for info, each in zip(infos, of_layer, strict=True) if each is kind]
+            packed = [info for info in group if info is not None]
+            members.append(self.plain(group) if kind is None else self.packed(packed))
         tag = np.array([kinds.index(each) for each in of_layer], np.int32)
         slot = np.array([of_layer[:i].count(each) for i, each in enumerate(of_layer)], np.int32)
-        members = tuple(
-            self.packed(group) if _keeps_packed(group[0], self.form) else self.plain(group) for group in groups
-        )
-        return Stack(members, self.send(tag), self.send(slot))
+        return Stack(tuple(members), self.send(tag), self.send(slot))
 
     def single(self, info: TensorInfo) -> Array | QTensor:
         """A tensor that belongs to no layer."""
@@ -116,6 +129,7 @@ def find_weights(file: TensorFile, module: Any, config: Any) -> Found:
     architecture does not know: a model that is only half understood would answer wrongly and say nothing.
     """
     shapes, used = module.shapes(config), set(_NOT_WEIGHTS)
+    split_fused(file, module, shapes, config.layers)
 
     def find(field: str, prefix: str = "", optional: bool = False) -> TensorInfo | None:
         name = f"{prefix}{field[:-5]}.bias" if field.endswith("_bias") else f"{prefix}{field}.weight"
@@ -136,18 +150,20 @@ def find_weights(file: TensorFile, module: Any, config: Any) -> Found:
     top = {
         field: find(field, optional=field in module.Weights._field_defaults)
         for field in module.Weights._fields
-        if field != "blk"
+        if field not in ("blk", "head")
     }
-    layers: dict[str, list[TensorInfo] | None] = {}
+    layers: dict[str, list[TensorInfo | None] | None] = {}
     for field in module.Layer._fields:
-        optional = field in module.Layer._field_defaults
-        each = [find(field, f"blk.{i}.", optional) for i in range(config.layers)]
-        present = [info for info in each if info is not None]
-        if present and len(present) < len(each):
+        optional, absent = field in module.Layer._field_defaults, getattr(module, "ABSENT", {}).get(field, ())
+        each = [None if i in absent else find(field, f"blk.{i}.", optional) for i in range(config.layers)]
+        present = sum(info is not None for info in each)
+        if present and present < len(each) - len(absent):
             raise UnsupportedModel(f"{file.path}: only some layers have {field}; that is not supported")
-        layers[field] = present or None
+        layers[field] = each if present else None
+    head = find_head(file, module, config)
+    used |= {info.name for info in (head or {}).values()}
     _refuse_unknown(file, module, set(file.tensors) - used)
-    return Found(top, layers)
+    return Found(top, layers, head)
 
 
 class Begun(NamedTuple):
@@ -184,7 +200,8 @@ def _tables(module: Any) -> frozenset[str]:
 def weight_bytes(found: Found, form: Weights) -> int:
     """The bytes of all weights as `load_weights` makes them in a form: known before any is made."""
     layers = [info for infos in found.layers.values() for info in infos or ()]
-    return sum(_bytes(info, form) for info in (*found.top.values(), *layers) if info is not None)
+    whole = (*found.top.values(), *layers, *(found.head or {}).values())
+    return sum(_bytes(info, form) for info in whole if info is not None)
 
 
 def _bytes(info: TensorInfo, form: Weights) -> int:

@@ -109,7 +109,7 @@ template <class Page> void write(const Call& c, const Write& w) {
         const int64_t from = (at * n.K + head) * n.E,
                       to = (c.table[b * n.pages + position / n.page] * n.K + head) * size;
         alignas(64) float turned[kWidth];
-        c.rotation.turn(w.k + from, b, t, n, turned);
+        c.rotation.turn(w.k + from, b, t, n.E, turned);
         Page::write_key(w.k_pages + to, n.E, n.page, position % n.page, turned);
         Page::write_value(w.v_pages + to, n.E, n.page, position % n.page, w.v + from);
       }
@@ -202,7 +202,7 @@ void renew(Page, const Layer& here, const F32& k, const F32& v, const Pages& k_p
   write<Page>(here.call, {(uint8_t*)here.call.k, (uint8_t*)here.call.v, k.typed_data(), v.typed_data()});
 }
 
-constexpr Rotation kUnturned = {nullptr, nullptr, 1, 0, false};
+constexpr Rotation kUnturned = {nullptr, nullptr, 1, 0, 0, false};
 
 ffi::Error attention(F32 q, Pages k_pages, Pages v_pages, S32 positions, S32 table, S32 layer, S32 window, F32 sinks,
                      Out out, float scale, float cap, bool bf16) {
@@ -229,7 +229,7 @@ ffi::Error attend(F32 q, F32 k, F32 v, F32 cos, F32 sin, Pages k_pages, Pages v_
                   bool halves, bool bf16) {
   return with_pages(k_pages, q.dimensions()[3], [&](auto page) {
     auto angles = cos.dimensions();
-    const Rotation rotation = {cos.typed_data(), sin.typed_data(), angles[0], angles[2], halves};
+    const Rotation rotation = {cos.typed_data(), sin.typed_data(), angles[0], angles[1], angles[2], halves};
     Layer here(page, q, rotation, k_pages, new_k->untyped_data(), new_v->untyped_data(), positions, table, layer);
     here.ask(out, scale, window, cap, sinks);
     if (here.why) return ffi::Error::InvalidArgument(here.why);

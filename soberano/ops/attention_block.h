@@ -8,6 +8,7 @@
 
 #include "soberano/backends/scratch.h"
 #include "soberano/ops/attention_pages.h"
+#include "soberano/ops/rope.h"
 
 namespace soberano {
 
@@ -17,23 +18,6 @@ constexpr int kWidth = 512;  // the widest head
 
 struct Shape {
   int64_t B, T, H, K, E, page, pages;
-};
-
-// The angles of the new tokens, and which numbers of a head make a pair. No pairs: nothing is turned.
-struct Rotation {
-  const float *cos, *sin;  // (rows, T, pairs)
-  int64_t rows, pairs;
-  bool halves;
-
-  void turn(const float* __restrict x, int64_t b, int64_t t, const Shape& n, float* __restrict to) const {
-    const int64_t at = ((rows == 1 ? 0 : b) * n.T + t) * pairs, step = halves ? 1 : 2, apart = halves ? pairs : 1;
-    for (int64_t i = 0; i < pairs; i++) {
-      const float first = x[i * step], second = x[i * step + apart], c = cos[at + i], s = sin[at + i];
-      to[i * step] = first * c - second * s;
-      to[i * step + apart] = first * s + second * c;
-    }
-    std::copy(x + 2 * pairs, x + n.E, to + 2 * pairs);
-  }
 };
 
 struct Call {
@@ -84,7 +68,7 @@ class Queries {
     data_ = memory.room(rows_ * width_);
     for (int r = 0; r < rows_; r++) {
       const int64_t t = block.token(c.n, r);
-      c.rotation.turn(c.q + block.offset(c.n, r), block.b, t, c.n, data_ + r * width_);
+      c.rotation.turn(c.q + block.offset(c.n, r), block.b, t, width_, data_ + r * width_);
       keys_[r] = c.keys(block.b, t), since_[r] = c.since(keys_[r]);
     }
   }

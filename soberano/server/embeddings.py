@@ -14,7 +14,8 @@ import numpy as np
 from aiohttp import web
 
 from soberano.core.errors import ContextError
-from soberano.models.encoder import Encoder, Options, Vectors
+from soberano.models.encoder import Encoder, Options
+from soberano.models.encoding import Vectors
 from soberano.server import checks
 from soberano.server.errors import Cancelled, RequestError
 from soberano.server.jobs import Failed, Finished

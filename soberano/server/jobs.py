@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from soberano.models import encoder
+from soberano.models.encoding import Encoding, Vectors
 from soberano.models.generate import Generation, Piece
 from soberano.models.options import Options
 
@@ -38,7 +39,7 @@ class Failed:
     error: Exception
 
 
-Event = Admitted | Piece | encoder.Vectors | Finished | Failed
+Event = Admitted | Piece | Vectors | Finished | Failed
 Listener = Callable[[Event], None]
 Prompt = Sequence[int] | Sequence[Sequence[int]]
 """The tokens to continue, or those of each text to embed."""
@@ -54,7 +55,7 @@ class Job:
     listener: Listener
     deadline: float
     submitted: float = field(default_factory=time.monotonic)
-    generation: Generation | encoder.Encoding | None = None
+    generation: Generation | Encoding | None = None
     cancelled: bool = False
 
 
