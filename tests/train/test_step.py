@@ -16,6 +16,9 @@ from tests.tiny_decoders import write_tiny
 LIMIT = {"xla": 1e-5, "cpu": 1e-3}
 """How far the gradient of one product may be from NumPy's, of its length: cpu rounds activations to 15 bits."""
 
+KERNELS = ("llama", "qwen2", "phi3", "gemma3")
+"""Architectures that between them call every op: where our kernels compute too."""
+
 SHAPE = Shape(rank=4, alpha=8.0)
 
 
@@ -40,14 +43,14 @@ def some(pairs: dict[str, Pair]) -> dict[str, Pair]:
 def test_backends_agree_on_the_gradient(name: str, tmp_path: Path) -> None:
     write_tiny(tmp_path / "m.gguf", name, types=lambda tensor: "Q8_0" if "attn" in tensor else "Q4_1")
     found = {}
-    for backend in ("numpy", "xla", "cpu"):
+    for backend in ("numpy", "xla", "cpu") if name in KERNELS else ("numpy", "xla"):
         with soberano.load(tmp_path / "m.gguf", backend=backend) as model:
             run = loss_and_grad(model.home, name, model.config, model.plan, SHAPE, exact=True)
             pairs = some(fresh(model.module, model.config, SHAPE, seed=1))
             value, grads = run(*map_arrays(model.home.asarray, (pairs, model.weights, batch())))
             found[backend] = float(value), map_arrays(model.home.to_numpy, grads)
     right, slopes = found["numpy"]
-    for backend in ("xla", "cpu"):
+    for backend in found.keys() - {"numpy"}:
         value, grads = found[backend]
         assert value == pytest.approx(right, rel=1e-5)
         for product, (a, b) in grads.items():
