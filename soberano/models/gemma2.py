@@ -89,3 +89,10 @@ def forward(m: Decoder, tokens: Array, cache: Cache, c: Config) -> tuple[Array, 
 def logits(m: Decoder, x: Array, c: Config) -> Array:
     """From what the last layer made, x (..., D), to logits (..., V)."""
     return soft_cap(decoder.logits(m, x, c), cap=c.logit_cap)
+
+
+HUGGING_FACE_TENSORS = decoder.HUGGING_FACE_TENSORS | {
+    "post_attention_norm": "model.layers.*.post_attention_layernorm",
+    "ffn_norm": "model.layers.*.pre_feedforward_layernorm",
+    "post_ffw_norm": "model.layers.*.post_feedforward_layernorm",
+}
