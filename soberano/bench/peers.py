@@ -67,7 +67,7 @@ class Peer:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         self.name = name
-        how = {"threads": threads, "context": context, "flash": flash, "mapped": mapped, "exact": exact}
+        how: dict[str, Any] = {"threads": threads, "context": context, "flash": flash, "mapped": mapped, "exact": exact}
         if adapter:
             how["adapter"] = str(adapter)
         self.info = self.ask(do="open", path=str(path), **how)
