@@ -20,6 +20,7 @@ from soberano.models.architecture import architecture, is_encoder, known
 from soberano.models.model import Model
 from soberano.models.options import Options
 from soberano.models.step import Chunk
+from tests.conftest import forget_programs
 from tests.tiny_decoders import GOLDEN, recipe, write_tiny
 
 DECODERS = [name for name in known() if not is_encoder(architecture(name))]
@@ -47,6 +48,7 @@ def tiny(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(request: pytest.FixtureRequest, name: str, tiny: Path) -> Iterator[Model]:
     with soberano.load(tiny, backend=request.param, context=recipe(name)["context"], sequences=3) as found:
         yield found
+    forget_programs()
 
 
 def all_logits(model: Model, tokens: list[int], single: bool = False) -> np.ndarray:
