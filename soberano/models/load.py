@@ -73,6 +73,17 @@ def load_encoder(
     return found
 
 
+def check_decoder(path: Path) -> None:
+    """Raise InputError for an encoder, of which there is nothing to generate; only the head of a file is read."""
+    folder = folder_of(path)
+    if folder is not None:
+        with Checkpoint(Folder(folder)) as weights:
+            _check(weights.module, Model, folder)
+    else:
+        with gguf.read(path) as file:
+            _check(architecture(file.field("general.architecture", str), path), Model, path)
+
+
 def _load(
     path: str | os.PathLike[str],
     wanted: type | None,
@@ -103,17 +114,6 @@ def _load(
         title = str(file.metadata.get("general.name") or where.stem)
         words, how = tokenizer.from_metadata(file.metadata), sentence.from_gguf(file.metadata, name)
         return Encoder(file, title, name, words, how, keys=None, backend=backend, progress=progress, **encoder)
-
-
-def check_decoder(path: Path) -> None:
-    """Raise InputError for an encoder, of which there is nothing to generate; only the head of a file is read."""
-    folder = folder_of(path)
-    if folder is not None:
-        with Checkpoint(Folder(folder)) as weights:
-            _check(weights.module, Model, folder)
-    else:
-        with gguf.read(path) as file:
-            _check(architecture(file.field("general.architecture", str), path), Model, path)
 
 
 def _check(module: Any, wanted: type | None, where: Path) -> None:
