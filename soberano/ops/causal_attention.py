@@ -4,6 +4,7 @@ from soberano.backends.dispatch import op
 from soberano.backends.homes import home_of
 from soberano.core.errors import ShapeError
 from soberano.core.types import Array
+from soberano.ops.softmax import softmax
 
 
 @op
@@ -67,16 +68,10 @@ def attention_weights(
     span = tokens if window is None else xp.where(xp.asarray(window) > 0, window, tokens)
     seen = (back >= 0) & (back < span) & (segments[:, :, None] == segments[:, None, :]) & (segments >= 0)[:, :, None]
     scores = xp.where(seen[:, None, None], scores, -xp.inf)
-    peak = xp.max(scores, axis=-1, keepdims=True)
-    sink = None if sinks is None else sinks.reshape(1, kv_heads, heads // kv_heads, 1, 1)
-    if sink is not None:
-        peak = xp.maximum(peak, sink)
-    peak = xp.where(peak == -xp.inf, 0.0, peak)
-    weights = xp.exp(scores - peak)
-    total = xp.sum(weights, axis=-1, keepdims=True)
-    if sink is not None:
-        total = total + xp.exp(sink - peak)
-    return weights / xp.where(total == 0, 1.0, total), bent
+    if sinks is None:
+        return softmax(scores), bent
+    sink = xp.broadcast_to(sinks.reshape(1, kv_heads, heads // kv_heads, 1, 1), (*scores.shape[:-1], 1))
+    return softmax(xp.concatenate([scores, sink], axis=-1))[..., :-1], bent
 
 
 def grouped(x: Array, kv_heads: int) -> Array:

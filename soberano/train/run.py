@@ -4,6 +4,7 @@ The run depends on its settings, its data and its model alone: a run that was ki
 that an undisturbed one would have made.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -167,7 +168,7 @@ class Run:
         found = checkpoint.load(self.folder, self.pairs, name=BEST) if self.held_out else None
         return found[1] if found else self.pairs
 
-    @property
+    @functools.cached_property
     def data_hash(self) -> str:
         """What tells one set of texts from another."""
         seen = hashlib.blake2b(digest_size=16)
