@@ -115,10 +115,10 @@ def test_chunks_equal_the_whole_and_batches_equal_rows(model: Model) -> None:
     pages = [model.pages.take(96) for _ in range(2)]
     ours, theirs = TOKENS[:96], TOKENS[1:97]
     whole = [feed(model, pages[:1], [row], 0)[0] for row in (ours, theirs)]
-    assert_same(model, feed(model, pages[1:], [ours[:40]], 0)[0], whole[0][:40])
-    assert_same(model, feed(model, pages[1:], [ours[40:]], 40)[0], whole[0][40:])
-    feed(model, pages[1:], [theirs[:56]], 40)  # what it holds from position 40 on is another text now
-    assert_same(model, feed(model, pages[1:], [ours[40:]], 40)[0], whole[0][40:])
+    assert_same(model, feed(model, pages[1:], [ours[:48]], 0)[0], whole[0][:48])
+    assert_same(model, feed(model, pages[1:], [ours[48:]], 48)[0], whole[0][48:])
+    feed(model, pages[1:], [theirs[:48]], 48)  # what it holds from position 48 on is another text now
+    assert_same(model, feed(model, pages[1:], [ours[48:]], 48)[0], whole[0][48:])
     both = feed(model, pages, [ours, theirs], 0)
     assert_same(model, both, np.stack(whole))
     for each in pages:
