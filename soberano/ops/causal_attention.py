@@ -29,6 +29,52 @@ def causal_attention(
     capped by `cap`; a token sees the last `window` tokens, itself among them, all if None or 0; sinks (H,) join the
     softmax. Raises ShapeError.
     """
+    check(q, k, v)
+    xp, kv_heads, parts = home_of(q).xp, k.shape[2], []
+    for part in query_parts(q.shape[1]):
+        weights = attention_weights(q, k, segments, window, sinks, part, scale=scale, cap=cap)[0]
+        parts.append(ungrouped(weights @ xp.moveaxis(v[:, : part.stop], 1, 2), q.shape[2] // kv_heads))
+    return xp.concatenate(parts, axis=1)
+
+
+@op
+def causal_attention_back(
+    grad: Array,
+    result: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    segments: Array,
+    window: Array | int | None = None,
+    sinks: Array | None = None,
+    *,
+    scale: float | None = None,
+    cap: float | None = None,
+) -> tuple[Array, Array, Array]:
+    """The gradients of q, k and v, from that of the result: the way back of `causal_attention`.
+
+    For scores S and weights P: dS = P * (dP - sum(dP * P)), and sum(dP * P) = sum(grad * result). The weights are
+    computed again, never kept. Source: Dao et al. 2022, arXiv 2205.14135.
+    """
+    check(q, k, v)
+    xp, width, kv_heads, group = home_of(q).xp, q.shape[-1], k.shape[2], q.shape[2] // k.shape[2]
+    dq, dk, dv = [], xp.zeros_like(k), xp.zeros_like(v)
+    for part in query_parts(q.shape[1]):
+        weights, bent = attention_weights(q, k, segments, window, sinks, part, scale=scale, cap=cap)  # (B, K, G*t, S)
+        back = grouped(grad[:, part], kv_heads)  # (B, K, G*t, E)
+        along = xp.sum(back * grouped(result[:, part], kv_heads), axis=-1, keepdims=True)
+        keys, values = (xp.moveaxis(x[:, : part.stop], 1, 2) for x in (k, v))  # (B, K, S, E)
+        scores = weights * (back @ xp.swapaxes(values, -1, -2) - along) * (width**-0.5 if scale is None else scale)
+        if bent is not None:
+            scores = scores * (1 - bent * bent)
+        dq.append(ungrouped(scores @ keys, group))
+        dk = dk + _behind(xp.swapaxes(scores, -1, -2) @ grouped(q[:, part], kv_heads), k)
+        dv = dv + _behind(xp.swapaxes(weights, -1, -2) @ back, v)
+    return xp.concatenate(dq, axis=1), dk, dv
+
+
+def check(q: Array, k: Array, v: Array) -> None:
+    """Raise ShapeError unless queries, keys and values fit each other."""
     if (
         q.ndim != 4
         or k.shape != v.shape
@@ -39,11 +85,6 @@ def causal_attention(
             f"causal_attention: q is {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}; pass (B, T, H, E), "
             f"and (B, T, K, E) twice, with H a multiple of K"
         )
-    xp, kv_heads, parts = home_of(q).xp, k.shape[2], []
-    for part in query_parts(q.shape[1]):
-        weights = attention_weights(q, k, segments, window, sinks, part, scale=scale, cap=cap)[0]
-        parts.append(ungrouped(weights @ xp.moveaxis(v[:, : part.stop], 1, 2), q.shape[2] // kv_heads))
-    return xp.concatenate(parts, axis=1)
 
 
 def query_parts(tokens: int) -> list[slice]:
@@ -99,3 +140,10 @@ def ungrouped(x: Array, group: int) -> Array:
     batch, kv_heads, _, width = x.shape
     apart = x.reshape(batch, kv_heads, group, -1, width)
     return home_of(x).xp.moveaxis(apart, 3, 1).reshape(batch, -1, kv_heads * group, width)
+
+
+def _behind(x: Array, like: Array) -> Array:
+    """(B, K, S, E) -> (B, T, K, E), with zeros for the tokens behind the first S."""
+    xp = home_of(x).xp
+    rest = like.shape[1] - x.shape[2]
+    return xp.pad(xp.moveaxis(x, 2, 1), ((0, 0), (0, rest), (0, 0), (0, 0)))

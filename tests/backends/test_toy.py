@@ -82,6 +82,15 @@ def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
             (draw(2, 3, 2, 4), *[draw(2, 3, 1, 4)] * 2, np.array([[0, 0, -1], [0, 1, 1]], I32)),
             {"cap": 2.0},
         ),
+        "causal_attention.causal_attention_back": (
+            (
+                *[draw(2, 3, 2, 4)] * 2,
+                draw(2, 3, 2, 4),
+                *[draw(2, 3, 1, 4)] * 2,
+                np.array([[0, 0, -1], [0, 1, 1]], I32),
+            ),
+            {"window": 2},
+        ),
         "pool.pool": ((draw(2, 3, 4), np.array([3, 1], I32)), {"how": "mean"}),
         "attention.write_kv": ((pages, pages, draw(2, 2, 1, 4), draw(2, 2, 1, 4), at, table, 0), {}),
         "attention.attend": (

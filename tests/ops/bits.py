@@ -17,6 +17,7 @@ from soberano.backends.plan import using
 from soberano.core.types import Array
 from soberano.ops import knn_native
 from soberano.ops.attention import attention, write_kv
+from soberano.ops.causal_attention import causal_attention, causal_attention_back
 from soberano.ops.linear import linear
 from soberano.ops.norm import rms_norm
 from soberano.quant import tiles
@@ -72,6 +73,15 @@ def windows(rng: np.random.Generator) -> Iterator[Array]:
                     yield attention(q, *kept, at, table, 0, window=window, cap=2.0, sinks=sinks, impl="kernel")
 
 
+def causal(rng: np.random.Generator) -> Iterator[Array]:
+    """Causal attention of packed texts, and its gradients: more blocks of tokens than parts of them."""
+    q, k, v = (jax.asarray(rng.normal(size=(2, 150, heads, 64)).astype(np.float32)) for heads in (6, 2, 2))
+    segments = jax.asarray(np.sort(rng.integers(0, 3, (2, 150))).astype(np.int32))
+    out = causal_attention(q, k, v, segments, 40, cap=2.0, impl="kernel")
+    yield out
+    yield from causal_attention_back(out, out, q, k, v, segments, 40, cap=2.0, impl="kernel")
+
+
 def search(rng: np.random.Generator) -> Iterator[Array]:
     """The nearest of 9,001 vectors, of each kind whose bits no instruction set changes."""
     exact, queries = _vectors(rng)
@@ -105,5 +115,5 @@ def check_sum(program: Callable[[np.random.Generator], Iterator[Array]]) -> int:
 
 
 if __name__ == "__main__":
-    programs = (products, cached, windows, search, search_bfloat16)
+    programs = (products, cached, windows, causal, search, search_bfloat16)
     print(json.dumps({"isa": native.isa()} | {program.__name__: check_sum(program) for program in programs}))

@@ -30,7 +30,7 @@ def sums() -> dict[tuple[str, int], dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("program", ["products", "cached", "windows", "search"])
+@pytest.mark.parametrize("program", ["products", "cached", "windows", "causal", "search"])
 def test_every_instruction_set_and_thread_count_gives_the_same_bits(program: str, sums: dict) -> None:
     assert len(sums) > 3 and len({found[program] for found in sums.values()}) == 1, sums
 
