@@ -145,5 +145,4 @@ def ungrouped(x: Array, group: int) -> Array:
 def _behind(x: Array, like: Array) -> Array:
     """(B, K, S, E) -> (B, T, K, E), with zeros for the tokens behind the first S."""
     xp = home_of(x).xp
-    rest = like.shape[1] - x.shape[2]
-    return xp.pad(xp.moveaxis(x, 2, 1), ((0, 0), (0, rest), (0, 0), (0, 0)))
+    return xp.concatenate([xp.moveaxis(x, 2, 1), xp.zeros_like(like[:, x.shape[2] :])], axis=1)
