@@ -15,7 +15,6 @@ from soberano.core.errors import FileError, UnsupportedModel
 from soberano.core.types import Array
 from soberano.formats.tensors import TensorFile
 from soberano.models.cache import Cache
-from soberano.quant.tensor import Stack
 
 DEFAULT_CONTEXT = 4096
 """Tokens of context when nobody asks for more: the cache is allocated whole, and few chats are longer."""
@@ -202,7 +201,7 @@ def each_block(count: int, block: Callable[..., Array], blk: Any, x: Array, *res
 
 def layer_of(home: Home, blk: Any, i: Array | int) -> Any:
     """The weights of layer i of stacked ones; None stays None."""
-    return type(blk)(*(part.layer(home, i) if isinstance(part, Stack) else None for part in blk))
+    return type(blk)(*(None if part is None else part.layer(home, i) for part in blk))
 
 
 def heads(x: Array, width: int) -> Array:
