@@ -2,8 +2,8 @@
 
 Such a file holds what a GGUF file of the architecture says (`metadata`), the optional tensors that this one lacks
 (`absent`), tensors that are no weights (`tensors`), the context to load it with, and logits that llama.cpp computed
-(see make_decoders.py). Names and shapes of the weights come from the architecture's own file, so that nothing else has
-to know it.
+(see make_decoders.py), `close` to right where it rounds on the way: its GELU is a table of float16. Names and shapes of
+the weights come from the architecture's own file, so that nothing else has to know it.
 """
 
 import json

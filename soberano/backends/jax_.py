@@ -12,6 +12,7 @@ from jax import lax
 from soberano.backends import native, tree
 from soberano.backends.base import Home
 from soberano.backends.plan import Plan, active
+from soberano.backends.recorder import record
 from soberano.core.errors import Unsupported
 from soberano.core.types import Array
 
@@ -81,6 +82,19 @@ class JaxHome(Home):
     ) -> Callable[..., Any]:
         return jax.jit(function, static_argnums=static, donate_argnums=donate)
 
+    def value_and_grad(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def ruled(*args: Any) -> Any:
+            with record(_with_rule):
+                return function(*args)
+
+        return jax.value_and_grad(ruled)
+
+    def checkpoint(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.checkpoint(function)
+
+    def constant(self, array: Array) -> Array:
+        return lax.stop_gradient(array)
+
     def persist(self, folder: Path) -> None:
         if jax.config.values["jax_compilation_cache_dir"] is None:  # else the user has chosen a place
             jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -96,6 +110,30 @@ class JaxHome(Home):
 
 
 HOME = JaxHome()
+
+
+def _with_rule(op: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Run an op so that JAX differentiates it by its rule; one that has none, by the rules of the ops inside it."""
+    rule = op.rule
+    if rule is None:
+        return op.meaning(*args, **options)
+
+    def plain(*args: Any) -> Any:
+        with record(None):
+            return op(*args, **options)
+
+    def forward(*args: Any) -> tuple[Any, Any]:
+        result = plain(*args)
+        return result, (args, result)
+
+    def backward(saved: Any, grad: Any) -> Any:
+        args, result = saved
+        with record(None):
+            return rule(grad, result, *args, **options)[: len(args)]  # a rule knows arguments that may be left out
+
+    call = jax.custom_vjp(plain)
+    call.defvjp(forward, backward)
+    return call(*args)
 
 
 def with_gradient_of(meaning: Callable[..., Any], kernel: Callable[..., Any]) -> Callable[..., Any]:

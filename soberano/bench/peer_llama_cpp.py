@@ -34,7 +34,14 @@ class Peer:
     """A loaded model, with a context for each way to attend: flash attention suits prompts, and slows single tokens."""
 
     def __init__(
-        self, path: str, threads: int, context: int, flash: bool = True, mapped: bool = True, exact: bool = False
+        self,
+        path: str,
+        threads: int,
+        context: int,
+        flash: bool = True,
+        mapped: bool = True,
+        exact: bool = False,
+        adapter: str | None = None,
     ) -> None:
         llama_cpp.llama_log_set(_quiet, None)
         started = time.perf_counter()
@@ -43,6 +50,9 @@ class Peer:
         self.model = llama_cpp.llama_model_load_from_file(path.encode(), options)
         if not self.model:
             raise RuntimeError(f"llama.cpp cannot load {path}")
+        self.adapter = llama_cpp.llama_adapter_lora_init(self.model, adapter.encode()) if adapter else None
+        if adapter and not self.adapter:
+            raise RuntimeError(f"llama.cpp cannot load {adapter}")
         self.threads, self.length, self.exact, self.contexts = threads, context, exact, dict[bool, Any]()
         self.use(flash)
         self.vocabulary = llama_cpp.llama_model_get_vocab(self.model)
@@ -59,6 +69,9 @@ class Peer:
             if self.exact:
                 settings.type_k = settings.type_v = 0  # GGML_TYPE_F32
             self.contexts[flash] = llama_cpp.llama_init_from_model(self.model, settings)
+            if self.adapter:
+                one, scale = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(self.adapter), (ctypes.c_float * 1)(1.0)
+                llama_cpp.llama_set_adapters_lora(self.contexts[flash], one, 1, scale)
         self.context = self.contexts[flash]
         self.forget()
 

@@ -94,3 +94,4 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE",
         help="what keys and values are kept as: f16, bf16, or q8_0 in half the memory (default: f16)",
     )
+    parser.add_argument("--adapter", metavar="FILE", help="a LoRA adapter of the model, as a .gguf file")

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from soberano.server.app import serve
 
     with ExitStack() as shown:
-        show = shown.enter_context(progress())
+        show = shown.enter_context(progress(notes=True))
         serve(
             path,
             args.host,

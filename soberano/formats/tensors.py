@@ -6,7 +6,7 @@ import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeVar
@@ -52,6 +52,12 @@ class TensorFile(Protocol):
         The rows of a tensor are those of all its matrices, one after another; a vector is one row.
         """
 
+    def split(self, name: str, parts: Mapping[str, int]) -> None:
+        """Let a tensor be several from now on: its rows in order, so many for each part, under names of their own.
+
+        Raises FileError where there is a tensor of such a name already.
+        """
+
 
 class MappedTensors:
     """A TensorFile that is one map. Arrays from `raw` are views of it and keep it alive after `close`."""
@@ -85,6 +91,18 @@ class MappedTensors:
             self._advise(_POPULATE_READ, offset, part.nbytes)
             yield start, part
             self._advise(_DONTNEED, offset, part.nbytes)
+
+    def split(self, name: str, parts: Mapping[str, int]) -> None:
+        """As TensorFile.split."""
+        whole = self.tensors.pop(name)
+        row, start = whole.nbytes // whole.shape[0], whole.offset
+        for part, rows in parts.items():
+            if part in self.tensors:
+                raise FileError(f"{self.path}: the tensor {name} holds {part}, which is there again; convert it again")
+            self.tensors[part] = replace(
+                whole, name=part, shape=(rows, *whole.shape[1:]), offset=start, nbytes=rows * row
+            )
+            start += rows * row
 
     def _advise(self, advice: int | None, offset: int, nbytes: int) -> None:
         """Say what is wanted of a part of the map. The system is free not to listen; an old one does not know it."""

@@ -12,7 +12,13 @@ The contract of such a file, soberano/models/<general.architecture>.py (dashes b
     forward     of a decoder: (weights, tokens (B, T), Cache, Config) -> ((B, T, D), Cache)
     logits      of a decoder: (weights, (..., D), Config) -> (..., V)
     encode      of an encoder: (weights, tokens (B, T), lengths (B,), Config) -> (B, T, D)
+    Head        if it is there: the class of the head that makes it a cross-encoder, see head.py; Weights has a field
+    `head` then, and where Config.types is above 1, encode takes types (B, T) as well: which text a token is of
     TABLES      if it is there: the fields whose rows are looked up and nothing more
+    FUSED       if it is there: tensors that a file may hold as one, and the fields that they are: see fused.py
+    ABSENT      if it is there: fields of a Layer -> the layers that do without; zeros are there, for nobody to read
+    HUGGING_FACE, HUGGING_FACE_KEYS, HUGGING_FACE_TENSORS, HUGGING_FACE_HEAD, HUGGING_FACE_SPARE   of one that is read
+    from a folder as well: see checkpoint.py
 """
 
 import pkgutil

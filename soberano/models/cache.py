@@ -116,6 +116,14 @@ class Room:
         """Bytes of keys and values."""
         return sum(math.prod(shape) for shape in self.shapes) * np.dtype(self.dtype).itemsize
 
+    def plan(self, weights: int, free: int) -> str:
+        """What a model will take, in words, before it takes anything."""
+        many = f" of {self.sequences} conversations" if self.sequences > 1 else ""
+        return (
+            f"memory: weights {bytes_text(weights)}, cache {bytes_text(self.nbytes)} ({self.context} tokens{many}), "
+            f"together {bytes_text(weights + self.nbytes)} of the {bytes_text(free)} that are free"
+        )
+
     def check(self, weights: int, free: int) -> None:
         """Raise CapacityError when `free` bytes of this machine's memory cannot hold it beside those of the weights.
 

@@ -86,6 +86,24 @@ def common_shapes(c: Config) -> dict[str, tuple[int, ...]]:
     return {"token_embd": (c.vocabulary, c.width)} | matrices | biases | dict.fromkeys(norms, (c.width,))
 
 
+HUGGING_FACE_TENSORS = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "attn_norm": "model.layers.*.input_layernorm",
+    "attn_q": "model.layers.*.self_attn.q_proj",
+    "attn_k": "model.layers.*.self_attn.k_proj",
+    "attn_v": "model.layers.*.self_attn.v_proj",
+    "attn_output": "model.layers.*.self_attn.o_proj",
+    "attn_qkv": "model.layers.*.self_attn.qkv_proj",
+    "ffn_norm": "model.layers.*.post_attention_layernorm",
+    "ffn_gate": "model.layers.*.mlp.gate_proj",
+    "ffn_up": "model.layers.*.mlp.up_proj",
+    "ffn_down": "model.layers.*.mlp.down_proj",
+}
+"""What most decoders call their tensors in a Hugging Face folder."""
+
+
 def logits(m: Decoder, x: Array, c: Config) -> Array:
     """From what the last layer made, x (..., D), to logits (..., V)."""
     x = rms_norm(x, m.output_norm, eps=c.eps)

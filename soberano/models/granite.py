@@ -63,3 +63,7 @@ def forward(m: Decoder, tokens: Array, cache: Cache, c: Config) -> tuple[Array, 
 def logits(m: Decoder, x: Array, c: Config) -> Array:
     """From what the last layer made, x (..., D), to logits (..., V)."""
     return decoder.logits(m, x, c) / c.logit_scale
+
+
+HUGGING_FACE_TENSORS = decoder.HUGGING_FACE_TENSORS
+PAIRS_INTERLEAVED = True  # rows of queries and keys are in another order there

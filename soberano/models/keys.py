@@ -14,6 +14,8 @@ from soberano.models.layers import Metadata
 
 ASIDE = {
     "attention.value_length",  # the shape of attn_v is held to the head width
+    "classifier.output_labels",  # how what a head tells is called
+    "classifier.pooling_type",  # for the head of a cross-encoder
     "pooling_type",  # for embeddings of whole texts
     "rope.scaling.finetuned",  # history
     "tensor_data_layout",  # how rows lay in the file that was converted

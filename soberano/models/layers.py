@@ -34,18 +34,24 @@ class Metadata:
 
     What is asked for counts as understood, in the file or not: see soberano.models.keys.
 
-    `keys` names what a file of another kind calls otherwise. `wanted` is the context, in tokens, that the model is
-    loaded for; None: whatever is usual.
+    A file of another kind has no architecture in its keys, and `keys` says what it calls otherwise; of several names,
+    the first that is there counts. `wanted` is the context, in tokens, that the model is loaded for; None: whatever is
+    usual.
     """
 
     file: ModelFile
     architecture: str
-    keys: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str | tuple[str, ...]] | None = None
     wanted: int | None = None
     read: set[str] = field(default_factory=set)
 
     def _name(self, key: str) -> str:
-        return self.keys.get(key, f"{self.architecture}.{key}")
+        if self.keys is None:
+            return f"{self.architecture}.{key}"
+        names = self.keys.get(key, key)
+        if isinstance(names, str):
+            return names
+        return next((name for name in names if self.file.metadata.get(name) is not None), names[0])
 
     def _value(self, key: str, default: Any) -> tuple[str, Any]:
         name = self._name(key)
@@ -63,6 +69,10 @@ class Metadata:
         raise FileError(
             f"{self.file.path}: {name} is {reprlib.repr(value)}; it must be {right}; convert the file again"
         )
+
+    def value(self, key: str, default: Any) -> Any:
+        """Whatever the file says, for what none of the readers below fits; unchecked."""
+        return self._value(key, default)[1]
 
     def whole(self, key: str, default: int | None = None) -> int:
         """A positive whole number. Raises FileError, naming the key, when it is missing without default or wrong."""
@@ -96,17 +106,21 @@ class Metadata:
         """A factor that a file may leave out, or call 0: 1 then."""
         return self.amount(key, 0.0) or 1.0
 
-    def pattern(self, key: str, period: int) -> tuple[bool, ...]:
-        """Which layers do what only some do: a truth for each, or all but every n-th layer, n being `period` or said.
+    def pattern(self, key: str, period: int, *, first: bool = False) -> tuple[bool, ...]:
+        """Which layers do what only some do: as the file lists them, or all but one in n, n being `period` or said.
 
-        Of 0 all layers do, of 1 none. Raises FileError for anything else.
+        The one is the last of every n, or the `first`. Of 0 all layers do, of 1 none. Raises FileError for anything
+        else.
         """
-        _, value = self._value(key, period)
-        if isinstance(value, list) and len(value) == self.layers and all(each in (0, 1) for each in value):
-            return tuple(bool(each) for each in value)
+        kinds = {"sliding_attention": True, "full_attention": False, 1: True, 0: False}
+        value, layers = self.value(key, period), self.layers
+        if isinstance(value, list):
+            if len(value) != layers or not all(isinstance(each, str | int) and each in kinds for each in value):
+                self.fail(key, value, f"a kind for each of the {layers} layers")
+            return tuple(kinds[each] for each in value)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
-            self.fail(key, value, f"a whole number, or a truth for each of the {self.layers} layers")
-        return tuple(not value or i % value < value - 1 for i in range(self.layers))
+            self.fail(key, value, f"a whole number, or a kind for each of the {layers} layers")
+        return tuple(not value or (i % value > 0 if first else i % value < value - 1) for i in range(layers))
 
     def choice(self, key: str, known: Collection[str], default: str) -> str:
         """One of the `known` words. Raises UnsupportedModel for any other."""
@@ -153,6 +167,14 @@ class Metadata:
         return info.shape[0]
 
 
+def widths(meta: Metadata) -> tuple[int, int, int]:
+    """(width of the model, heads, width of a head). Raises FileError where heads are no even shares of the width."""
+    heads, width = meta.whole("attention.head_count"), meta.whole("embedding_length")
+    if width % heads:
+        meta.fail("attention.head_count", heads, f"a divisor of the width {width}")
+    return width, heads, width // heads
+
+
 @dataclass(frozen=True)
 class PerLayer:
     """A value that is one of two, layer by layer."""
@@ -187,8 +209,7 @@ def each_layer(block: Callable[..., Any], blk: Any, x: Array, cache: Cache, *res
     home = home_of(x)
 
     def layer(i: Array | int, x: Array, cache: Cache) -> tuple[Array, Cache]:
-        own = [part.layer(home, i) if isinstance(part, PerLayer) else part for part in rest]
-        return block(layer_of(home, blk, i), x, cache, *own)
+        return block(layer_of(home, blk, i), x, cache, *_of_layer(home, rest, i))
 
     return cache.through(layer, x)
 
@@ -196,7 +217,11 @@ def each_layer(block: Callable[..., Any], blk: Any, x: Array, cache: Cache, *res
 def each_block(count: int, block: Callable[..., Array], blk: Any, x: Array, *rest: Any) -> Array:
     """Run `block(weights of layer i, x, *rest)` for `count` layers: as each_layer, of a model without a cache."""
     home = home_of(x)
-    return home.loop(count, lambda i, h: block(layer_of(home, blk, i), h, *rest), x)
+    return home.loop(count, lambda i, h: block(layer_of(home, blk, i), h, *_of_layer(home, rest, i)), x)
+
+
+def _of_layer(home: Home, rest: Sequence[Any], i: Array | int) -> list[Any]:
+    return [part.layer(home, i) if isinstance(part, PerLayer) else part for part in rest]
 
 
 def layer_of(home: Home, blk: Any, i: Array | int) -> Any:

@@ -57,3 +57,7 @@ def forward(m: Decoder, tokens: Array, cache: Cache, c: Config) -> tuple[Array, 
     grown = 1 + c.growth * xp.log(1 + xp.maximum(times, 0))
     x = embed(m.token_embd, tokens)  # (B, T, D)
     return each_layer(block, m.blk, x, cache, turn, grown, c)
+
+
+HUGGING_FACE_TENSORS = decoder.HUGGING_FACE_TENSORS
+PAIRS_INTERLEAVED = True  # rows of queries and keys are in another order there

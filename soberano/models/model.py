@@ -1,5 +1,6 @@
 """The whole API on a card: `model = soberano.load("smollm2")`, then `model.generate("Once upon a time")`."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,12 +9,16 @@ from typing import Any
 from soberano.backends.choose import choose, tiles_expected
 from soberano.backends.homes import home
 from soberano.backends.plan import Role, using
+from soberano.backends.tree import map_arrays
 from soberano.core.errors import FileError, InputError, UnsupportedModel
+from soberano.core.hashing import sha256
 from soberano.core.memory import free_memory
-from soberano.core.progress import Progress
+from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
 from soberano.core.types import Array
 from soberano.formats import gguf
+from soberano.models import judge, rank
+from soberano.models.adapter import Adapter, adapt, read_adapter
 from soberano.models.architecture import architecture
 from soberano.models.cache import Pages, Room, cache_dtype
 from soberano.models.generate import Generation
@@ -24,6 +29,8 @@ from soberano.models.step import Chunk, Draw, Programs
 from soberano.models.weights import begin_tiles, find_weights, load_weights, weight_bytes
 from soberano.text import tokenizer as tokenizers
 from soberano.text.chat import ChatTemplate, encode_chat
+
+log = logging.getLogger("soberano.models")
 
 
 class Model:
@@ -37,10 +44,11 @@ class Model:
         context: int | None,
         sequences: int,
         cache: str | None,
+        adapter: Path | None,
         progress: Progress,
     ) -> None:
         refuse_parts(file)
-        name = file.field("general.architecture", str)
+        self.architecture = name = file.field("general.architecture", str)
         self.module, meta = architecture(name, path), Metadata(file, name, wanted=context)
         self.config = read_config(self.module, meta)
         found = find_weights(file, self.module, self.config)
@@ -50,6 +58,9 @@ class Model:
         _refuse_more_tokens(path, self.tokenizer.size, self.config.vocabulary)
         self.chat = _template(file, self.tokenizer)
         self.context = _context(self.config.context, meta.length)
+        beside = read_adapter(adapter, name, self.module, self.config) if adapter else None
+        if beside:
+            _refuse_wrong_base(beside, path, adapter, progress)
         count = sum(math.prod(t.shape) for t in file.tensors.values())
         free = free_memory()
         early = weight_bytes(found, "tiles") < free and tiles_expected(backend, progress)
@@ -62,8 +73,12 @@ class Model:
             dtype = self.programs.cache_dtype if cache is None else cache_dtype(cache, c.head)
             self._room = Room(c.layers, c.kv_heads, c.head, dtype, self.context, sequences)
             if self.plan.platform == "cpu":  # a refusal need not wait for the weights
-                self._room.check(weight_bytes(found, self.plan.weights), free)
+                size = weight_bytes(found, self.plan.weights)
+                log.info("%s", self._room.plan(size, free))
+                self._room.check(size, free)
             self.weights = load_weights(file, self.module, found, self.plan, self.home, progress, begun)
+            if beside:
+                self.weights = adapt(self.weights, map_arrays(self.home.asarray, beside.pairs), beside.scales)
         finally:
             if begun:
                 begun.packing.stop()
@@ -124,6 +139,26 @@ class Model:
             if piece.text:
                 yield piece.text
 
+    def pairs(self, query: str, documents: Sequence[str], instruction: str | None = None) -> rank.Pairs:
+        """The question that the model is asked about each document: see soberano.models.judge."""
+        return judge.pairs(self, query, documents, instruction)
+
+    def start_ranking(self, pairs: Sequence[Sequence[int]]) -> judge.Judging:
+        """Begin to score documents. Raises InputError, and CapacityError as `start` does."""
+        return judge.Judging(self, pairs)
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top: int | None = None,
+        instruction: str | None = None,
+        progress: Progress = silent,
+    ) -> list[rank.Ranked]:
+        """Score documents against a query, best first: see soberano.models.rank."""
+        return rank.rerank(self, query, documents, top=top, instruction=instruction, progress=progress)
+
     def chat_tokens(self, messages: Sequence[Mapping[str, Any]], **extra: Any) -> list[int]:
         """The prompt for a conversation, by the model's own template; special tokens inside a message stay text."""
         if self.chat is None:
@@ -155,6 +190,16 @@ def refuse_parts(file: gguf.GGUF) -> None:
         raise UnsupportedModel(
             f"{file.path} is one part of a split model (split.count is {parts!r:.20}), and parts cannot be loaded yet; "
             f"join them with llama.cpp's `llama-gguf-split --merge`"
+        )
+
+
+def _refuse_wrong_base(beside: Adapter, path: Path, adapter: Path | None, progress: Progress) -> None:
+    if beside.base_hash is None:
+        log.warning("%s does not say which file it was trained on: it may belong to another model", adapter)
+    elif (found := sha256(path, progress)) != beside.base_hash:
+        raise InputError(
+            f"{adapter} was trained on the file with SHA-256 {beside.base_hash[:16]}..., and {path} has "
+            f"{found[:16]}...; an adapter answers wrongly on another base: get that file"
         )
 
 

@@ -54,3 +54,6 @@ def forward(m: Decoder, tokens: Array, cache: Cache, c: Config) -> tuple[Array, 
     turn = c.rotary.at(cache.positions)
     x = embed(m.token_embd, tokens)  # (B, T, D)
     return each_layer(block, m.blk, x, cache, turn, c)
+
+
+HUGGING_FACE_TENSORS = decoder.HUGGING_FACE_TENSORS

@@ -58,3 +58,9 @@ def forward(m: Decoder, tokens: Array, cache: Cache, c: Config) -> tuple[Array, 
     turn = c.rotary.at(cache.positions)
     x = embed(m.token_embd, tokens)  # (B, T, D)
     return each_layer(block, m.blk, x, cache, turn, c)
+
+
+HUGGING_FACE_TENSORS = decoder.HUGGING_FACE_TENSORS | {
+    "attn_q_norm": "model.layers.*.self_attn.q_norm",
+    "attn_k_norm": "model.layers.*.self_attn.k_norm",
+}

@@ -19,7 +19,8 @@ from soberano.core.types import Array
 from soberano.models.layers import Metadata
 from soberano.ops.rope import Rotation, rotation
 
-KINDS = ("none", "linear", "yarn", "longrope")
+UNSCALED = ("none", "default")
+KINDS = (*UNSCALED, "linear", "yarn", "longrope")
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,12 @@ def read_rotary(meta: Metadata, head: int) -> Rotary:
         ramp = _yarn(meta, width, base, factor, original)
         magnitude *= _yarn_magnitude(meta, factor)
         return Rotary(width, base, 1.0, tuple(np.multiply(ramp, factors or 1.0).tolist()), magnitude)
-    return Rotary(width, base, 1.0 if kind == "none" else 1.0 / factor, factors, magnitude)
+    return Rotary(width, base, 1.0 if kind in UNSCALED else 1.0 / factor, factors, magnitude)
 
 
-def read_rotary_of_windows(meta: Metadata, base: float) -> Rotary:
+def read_rotary_of_windows(meta: Metadata, width: int, base: float) -> Rotary:
     """The rotary embedding of layers with a sliding window, which is never scaled; `base` where the file says none."""
-    head = meta.whole("attention.key_length", meta.whole("embedding_length") // meta.whole("attention.head_count"))
-    return Rotary(meta.whole("rope.dimension_count", head), meta.number("rope.freq_base_swa", base))
+    return Rotary(width, meta.number("rope.freq_base_swa", base))
 
 
 def _factors(meta: Metadata, pairs: int, long: bool) -> tuple[float, ...] | None:

@@ -27,3 +27,7 @@ def forward(m: Decoder, tokens: Array, cache: Cache, c: Config) -> tuple[Array, 
     turns = PerLayer.of([i % STILL_EVERY == STILL_EVERY - 1 for i in range(c.layers)], still, turn)
     x = embed(m.token_embd, tokens)  # (B, T, D)
     return each_layer(block, m.blk, x, cache, turns, c)
+
+
+HUGGING_FACE_TENSORS = decoder.HUGGING_FACE_TENSORS
+PAIRS_INTERLEAVED = True  # rows of queries and keys are in another order there

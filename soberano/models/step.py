@@ -6,6 +6,7 @@ program and by nothing else: a token's arithmetic does not depend on how a promp
 """
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
@@ -169,6 +170,19 @@ class Programs:
         if above and (not below or above[0] <= 2 * left):  # padding at most doubles the work
             return left, above[0]
         return below[-1], below[-1]
+
+    def prompt(
+        self, tokens: Sequence[int], start: int, table: Callable[[int], Array], *, single: bool = False
+    ) -> tuple[Chunk, int]:
+        """(the next chunk of a prompt of which `start` tokens have been read, how many it takes).
+
+        table(n) is the page table (1, N) for a step that ends at n tokens. `single`: one token, as decode reads it.
+        """
+        count, size = (1, 1) if single else self.chunk(len(tokens) - start)
+        ids, positions = np.zeros((1, size), np.int32), np.full((1, size), -1, np.int32)
+        ids[0, :count], positions[0, :count] = tokens[start : start + count], np.arange(start, start + count)
+        send = self.home.asarray
+        return Chunk(send(ids), send(positions), table(start + count), send(np.array([count - 1], np.int32))), count
 
     def table_width(self, tokens: int, context: int) -> int:
         """The width of the page table of a sequence with `tokens` tokens, of at most `context`.

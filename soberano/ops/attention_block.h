@@ -8,6 +8,7 @@
 
 #include "soberano/backends/scratch.h"
 #include "soberano/ops/attention_pages.h"
+#include "soberano/ops/rope.h"
 
 namespace soberano {
 
@@ -17,23 +18,6 @@ constexpr int kWidth = 512;  // the widest head
 
 struct Shape {
   int64_t B, T, H, K, E, page, pages;
-};
-
-// The angles of the new tokens, and which numbers of a head make a pair. No pairs: nothing is turned.
-struct Rotation {
-  const float *cos, *sin;  // (rows, T, pairs)
-  int64_t rows, pairs;
-  bool halves;
-
-  void turn(const float* __restrict x, int64_t b, int64_t t, const Shape& n, float* __restrict to) const {
-    const int64_t at = ((rows == 1 ? 0 : b) * n.T + t) * pairs, step = halves ? 1 : 2, apart = halves ? pairs : 1;
-    for (int64_t i = 0; i < pairs; i++) {
-      const float first = x[i * step], second = x[i * step + apart], c = cos[at + i], s = sin[at + i];
-      to[i * step] = first * c - second * s;
-      to[i * step + apart] = first * s + second * c;
-    }
-    std::copy(x + 2 * pairs, x + n.E, to + 2 * pairs);
-  }
 };
 
 struct Call {
@@ -84,7 +68,7 @@ class Queries {
     data_ = memory.room(rows_ * width_);
     for (int r = 0; r < rows_; r++) {
       const int64_t t = block.token(c.n, r);
-      c.rotation.turn(c.q + block.offset(c.n, r), block.b, t, c.n, data_ + r * width_);
+      c.rotation.turn(c.q + block.offset(c.n, r), block.b, t, width_, data_ + r * width_);
       keys_[r] = c.keys(block.b, t), since_[r] = c.since(keys_[r]);
     }
   }
@@ -111,15 +95,21 @@ class Queries {
 // How many pages ahead of the one that is computed on memory is asked for.
 constexpr int kAhead = 3;
 
-// A page that will be wanted soon. Memory is asked for it line by line, in `rows` steps, between arithmetic: asked for
+// A page that will be wanted soon. Memory is asked for it line by line, in so many steps, between arithmetic: asked for
 // all at once, the lines would fill the buffers that loads need as well.
-struct Soon {
-  const uint8_t* page = nullptr;
-  int64_t row = 0;  // bytes in a step; 0: there is nothing to ask for
+class Soon {
+ public:
+  Soon(const uint8_t* page, int64_t bytes, int64_t steps)
+      : line_(page), end_(page + bytes), lines_(int((bytes / 64 + steps - 1) / steps)) {}
 
-  void ask(int64_t i) const {
-    for (int64_t line = 0; line < row; line += 64) __builtin_prefetch(page + i * row + line, 0, 2);
+  void ask() {
+    if (line_ >= end_) return;
+    for (int i = 0; i < lines_; i++, line_ += 64) __builtin_prefetch(line_, 0, 2);
   }
+
+ private:
+  const uint8_t *line_, *end_;
+  int lines_;  // in a step
 };
 
 // Where the pages of a run lie, counted from its first.
@@ -138,8 +128,8 @@ template <class Page> class RunPages {
   const uint8_t* value(int64_t p) const { return v_ + table_[p] * stride_; }
 
   // The page that comes kAhead pages after key page p, or after value page p: all keys of a run come before its values.
-  Soon after_key(int64_t p, int64_t rows) const { return {in_order(p + kAhead), size_ / rows}; }
-  Soon after_value(int64_t p, int64_t rows) const { return {in_order(per_run_ + p + kAhead), size_ / rows}; }
+  Soon after_key(int64_t p, int64_t steps) const { return {in_order(p + kAhead), size_, steps}; }
+  Soon after_value(int64_t p, int64_t steps) const { return {in_order(per_run_ + p + kAhead), size_, steps}; }
 
  private:
   const uint8_t* in_order(int64_t i) const {

@@ -49,7 +49,7 @@ def route(
     The score of an expert is the softmax, over all of them, or the sigmoid of its logit. The highest logits are chosen,
     or, where there is a `bias` (X,), the highest score + bias; equal ones in the order of their ids, and best first. A
     weight is the score (never the bias), divided by the sum of those chosen if `normalise`, times `scale`. Normalised
-    weights of a softmax are the softmax of the chosen logits. The weights of a token with a NaN are NaN.
+    weights of a softmax are the softmax of the chosen logits. NaN is chosen last, and stays NaN in the weights.
 
     Raises InputError, ShapeError. Source: arXiv 2401.04088 (softmax), arXiv 2412.19437 (sigmoid, bias).
 
@@ -113,9 +113,9 @@ def experts(
         return total + xp.where(xp.any(here, axis=-1, keepdims=True), weight * expert(e, rows), 0.0)
 
     few = ids.size <= gate.count
-    total = xp.zeros((rows.shape[0], down.shape[1]), xp.float32)
+    total = xp.zeros(rows.shape, xp.float32)
     total = home.loop(ids.size, one_choice, total) if few else home.loop(gate.count, one_expert, total)
-    return total.reshape(*x.shape[:-1], total.shape[-1])
+    return total.reshape(x.shape)
 
 
 def check_route(logits: Array, count: int, score: str, bias: Array | None) -> None:
@@ -138,7 +138,7 @@ def check_experts(
 ) -> None:
     """Raise ShapeError unless all of this belongs together."""
     count, hidden, width = gate.shape
-    if up.shape != gate.shape or down.shape[::2] != (count, hidden) or x.shape[-1] != width:
+    if up.shape != gate.shape or down.shape != (count, width, hidden) or x.shape[-1] != width:
         raise ShapeError(
             f"experts: gate is {gate.shape}, up {up.shape}, down {down.shape} and x {tuple(x.shape)}; pass gate and up "
             f"(X, F, D), down (X, D, F) and x (..., D)"
@@ -148,7 +148,7 @@ def check_experts(
             f"experts: ids are {tuple(ids.shape)} and weights {tuple(weights.shape)}, but x is {tuple(x.shape)}; pass "
             f"both (..., k) for x (..., D)"
         )
-    wanted = ((count, hidden), (count, hidden), (count, down.shape[1]))
+    wanted = ((count, hidden), (count, hidden), (count, width))
     if biases is not None and tuple(tuple(each.shape) for each in biases) != wanted:
         raise ShapeError(
             f"experts: biases are {', '.join(str(tuple(each.shape)) for each in biases)}; pass "

@@ -104,6 +104,8 @@ static ffi::Error feed_forward(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> la
       return run<Activation::silu>(x.typed_data(), weights, T, D, y->typed_data(), bf16);
     case Activation::gelu:
       return run<Activation::gelu>(x.typed_data(), weights, T, D, y->typed_data(), bf16);
+    case Activation::gelu_erf:
+      return run<Activation::gelu_erf>(x.typed_data(), weights, T, D, y->typed_data(), bf16);
   }
   return ffi::Error::InvalidArgument("feed_forward: the activation is not known");
 }

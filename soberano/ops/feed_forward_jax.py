@@ -12,7 +12,7 @@ from soberano.ops import feed_forward as meaning
 from soberano.ops.linear_jax import Packed, check_input
 from soberano.quant.tensor import Weight
 
-_ACTIVATIONS = {"silu": 0, "gelu": 1}  # as in activation.h
+_ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_erf": 2}  # as in activation.h
 
 
 def feed_forward(gate: Weight, up: Weight, down: Weight, x: Array, *, activation: meaning.Activation = "silu") -> Array:

@@ -11,7 +11,7 @@ from soberano.backends.dispatch import op
 from soberano.backends.homes import home_of
 from soberano.core.errors import ShapeError
 from soberano.core.types import Array
-from soberano.quant.tensor import Choice, QTensor, Weight
+from soberano.quant.tensor import Adapted, Choice, Frozen, QTensor, Weight
 
 
 def linear(weight: Weight, x: Array, **how: Any) -> Array:
@@ -26,20 +26,40 @@ def linear(weight: Weight, x: Array, **how: Any) -> Array:
     return linears((weight,), x, **how)[0]
 
 
-@op
-def linears(weights: tuple[Weight, ...], x: Array) -> tuple[Array, ...]:
-    """Multiply the same x (..., I) by several weights (O, I), decoded to float32 -> (..., O) for each.
+def linears(weights: tuple[Weight, ...], x: Array, **how: Any) -> tuple[Array, ...]:
+    """Multiply the same x (..., I) by several weights (O, I) of any kind -> (..., O) for each. Raises ShapeError.
 
-    Together they are cheaper than one by one: x is prepared once. Raises ShapeError when the last axis of x is not a
-    weight's.
+    Together they are cheaper than one by one: x is prepared once.
+    """
+    results = products(tuple(w.base if isinstance(w, Adapted) else w for w in weights), x, **how)
+    return tuple(
+        y + low_rank(x, w.a, w.b, scale=w.scale) if isinstance(w, Adapted) else y
+        for w, y in zip(weights, results, strict=True)
+    )
+
+
+@op
+def products(weights: tuple[Frozen, ...], x: Array) -> tuple[Array, ...]:
+    """Multiply the same x (..., I) by several frozen weights (O, I), decoded to float32 -> (..., O) for each.
+
+    Raises ShapeError when the last axis of x is not a weight's.
     """
     return tuple(_product(weight, x) for weight in weights)
 
 
-def _product(weight: Weight, x: Array) -> Array:
+@op
+def low_rank(x: Array, a: Array, b: Array, *, scale: float) -> Array:
+    """Multiply x (..., I) float32 by the small matrices a (R, I) and b (O, R): scale * (x a^T) b^T -> (..., O) float32.
+
+    Source: Hu et al. 2021, arXiv 2106.09685.
+    """
+    return (scale * (x @ a.T)) @ b.T
+
+
+def _product(weight: Frozen, x: Array) -> Array:
     home = home_of(x)
     if isinstance(weight, Choice):
-        branches = [partial(linear, option) for option in weight.options(home)]
+        branches = [partial(_product, option) for option in weight.options(home)]
         return home.switch(weight.tag[weight.index], branches, x)
     if x.shape[-1] != weight.shape[-1]:
         raise ShapeError(

@@ -12,10 +12,10 @@ from soberano.backends.jax_ import native_plan, with_gradient
 from soberano.core.errors import Unsupported
 from soberano.core.types import Array
 from soberano.ops.linear_transposed import linears_transposed
-from soberano.quant.tensor import Choice, QTensor, Weight
+from soberano.quant.tensor import Choice, Frozen, QTensor
 
 
-def linears(weights: tuple[Weight, ...], x: Array) -> tuple[Array, ...]:
+def products(weights: tuple[Frozen, ...], x: Array) -> tuple[Array, ...]:
     """Round x to 15 bits per 32 columns once, multiply by tiles in exact integers, add groups in one order.
 
     A prompt on a processor with a matrix unit goes through it, in bfloat16 with float32 sums: see linear_bf16.h.
@@ -35,7 +35,7 @@ def linears(weights: tuple[Weight, ...], x: Array) -> tuple[Array, ...]:
     return with_gradient(backward, kernel)(x, *packed.arrays)
 
 
-def check_input(weights: tuple[Weight, ...], x: Array) -> None:
+def check_input(weights: tuple[Frozen, ...], x: Array) -> None:
     """Raise Unsupported, with the reason, unless kernels serve activations x for these weights."""
     if x.dtype != jnp.float32:
         raise Unsupported(f"linear.cc serves float32 activations, not {x.dtype}")
@@ -50,7 +50,7 @@ class Packed(NamedTuple):
     attributes: dict[str, Any]
 
     @classmethod
-    def of(cls, weights: tuple[Weight, ...]) -> "Packed":
+    def of(cls, weights: tuple[Frozen, ...]) -> "Packed":
         """Check that kernels serve these weights; raise Unsupported, with the reason, if not."""
         plan = native_plan()
         members = [weight.members if isinstance(weight, Choice) else (weight,) for weight in weights]
@@ -76,10 +76,10 @@ class Packed(NamedTuple):
         )
 
     @staticmethod
-    def weights(like: tuple[Weight, ...], arrays: tuple[Array, ...]) -> tuple[Weight, ...]:
+    def weights(like: tuple[Frozen, ...], arrays: tuple[Array, ...]) -> tuple[Frozen, ...]:
         """Weights as those that were packed, but of other `arrays`: tracers of them, say."""
         layer, *left = arrays
-        here = list[Weight]()
+        here = list[Frozen]()
         for weight in like:
             if isinstance(weight, Choice):
                 tag, slot = left.pop(0), left.pop(0)
@@ -90,7 +90,7 @@ class Packed(NamedTuple):
                 here.append(view if weight.index is None else view.at(layer))
         return tuple(here)
 
-    def meaning(self, meaning: Callable[..., Any], weights: tuple[Weight, ...]) -> Callable[..., Any]:
+    def meaning(self, meaning: Callable[..., Any], weights: tuple[Frozen, ...]) -> Callable[..., Any]:
         """`meaning(weights, x)` as a function of x and `arrays`, for gradients."""
         return lambda x, *arrays: meaning(Packed.weights(weights, arrays), x)
 

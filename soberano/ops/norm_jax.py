@@ -41,8 +41,7 @@ def add_layer_norm(x: Array, y: Array, y_bias: Array, weight: Array, bias: Array
 def layer_norm(x: Array, weight: Array, bias: Array | None, *, eps: float) -> Array:
     """Each row in one fixed order of sums, so that it has the same bits in every batch."""
     native_plan()
-    if bias is None:
-        raise Unsupported("norm.cc serves layer_norm with a bias")
+    bias = jnp.zeros(weight.shape, jnp.float32) if bias is None else bias  # to add 0 changes no bit
     if any(a.dtype != jnp.float32 for a in (x, weight, bias)) or not weight.shape == bias.shape == x.shape[-1:]:
         raise Unsupported("norm.cc serves float32 rows with a float32 weight and bias of the same width")
     call = jax.ffi.ffi_call(

@@ -2,6 +2,7 @@
 
     QTensor   one matrix (O, I), or a stack of them with the index of the one that is meant: a view, never a slice
     Stack     the matrices of one tensor name over all layers; a file may mix types, so one stack per type and a table
+    Adapted   a frozen weight and a low-rank correction of it, trained beside it (LoRA)
     Choice    a layer of such a mixed stack: its format is known only when its number is
     Experts   the matrices of a layer's experts (X, O, I): so many neighbours in one stack of all layers' experts
 
@@ -91,6 +92,22 @@ class Choice:
         return [_member(home, each, home.xp.minimum(slot, _length(each) - 1)) for each in self.members]
 
 
+@node(static=("scale",))
+@dataclass(frozen=True)
+class Adapted:
+    """A frozen weight and what was trained beside it: base + scale * b a."""
+
+    base: "Frozen"
+    a: Array  # (R, I)
+    b: Array  # (O, R)
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I), as of any other weight."""
+        return self.base.shape
+
+
 @node()
 @dataclass(frozen=True)
 class Stack:
@@ -149,7 +166,23 @@ class Experts:
         return self.matrices.layer(home, self.first + e)
 
 
-Weight = Union[Array, QTensor, Choice]  # noqa: UP007 - Array is Any, which swallows a | union
+@node(static=("scale",))
+@dataclass(frozen=True)
+class AdaptedStack:
+    """A Stack with what was trained beside each of its layers: a (L, R, I), b (L, O, R)."""
+
+    base: Stack
+    a: Array
+    b: Array
+    scale: float
+
+    def layer(self, home: Home, i: Array | int) -> Adapted:
+        """The weight of layer i."""
+        return Adapted(self.base.layer(home, i), home.at(self.a, i), home.at(self.b, i), self.scale)
+
+
+Frozen = Union[Array, QTensor, Choice]  # noqa: UP007 - Array is Any, which swallows a | union
+Weight = Union[Frozen, Adapted]  # noqa: UP007 - Array is Any, which swallows a | union
 
 
 def _shape(members: tuple[Array | QTensor, ...]) -> tuple[int, int]:

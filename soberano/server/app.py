@@ -285,13 +285,19 @@ async def _until_told(
         loading.result()
         on_ready()
         address = f"http://{_in_url(host)}:{listener.sockets[0].getsockname()[1]}"
-        what = "embeddings" if isinstance(engine.model, Encoder) else "chat page"
+        what = _purpose(engine.model)
         _say(f"Serving {engine.name} at {address} ({what}; the OpenAI API is under {address}/v1). Ctrl-C stops.")
         if demo:
             _say(f"Open {address} in a browser and say hello.")
         await stopping
     finally:
         stopping.cancel()
+
+
+def _purpose(model: Loaded) -> str:
+    if isinstance(model, Encoder):
+        return "reranking" if model.ranks else "embeddings"
+    return "chat page"
 
 
 def _on_signals(stop: asyncio.Event, engine: Engine) -> None:

@@ -13,11 +13,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from soberano.models.encoder import Encoder
 from soberano.models.model import Model
 from soberano.models.options import Options
-from soberano.server import checks, embeddings, page, protocol, stream
+from soberano.server import checks, embeddings, page, protocol, rerank, stream
 from soberano.server.answers import ChatForm, Form, TextForm
 from soberano.server.desk import Desk
 from soberano.server.engine import Engine, Loaded
 from soberano.server.errors import RequestError
+from soberano.server.jobs import Rank
 from soberano.server.metrics import Metrics
 from soberano.server.run import Run
 from soberano.text.tokenizer import Tokenizer
@@ -80,6 +81,8 @@ async def embed(request: web.Request) -> web.Response:
     state, model = _ready(request)
     if not isinstance(model, Encoder):
         raise _other_kind(state.engine, "generates text and embeds none", "/v1/chat/completions or /v1/completions")
+    if model.ranks:
+        raise _other_kind(state.engine, "ranks documents and embeds none", "/v1/rerank")
     asked = embeddings.read(await _json(request), model)
     _check_model(asked.model, state.engine)
     async with Run(state.engine, 1) as run:
@@ -88,6 +91,23 @@ async def embed(request: web.Request) -> web.Response:
         run.submit([(texts, asked.options)])
         vectors, prompt_tokens = await embeddings.collect(request, run, len(texts), state.heartbeat_s)
     text = await state.desk.run(size, embeddings.body, asked, vectors, state.engine.name, prompt_tokens)
+    return web.json_response(text=text)
+
+
+@routes.post("/v1/rerank")
+async def rank(request: web.Request) -> web.Response:
+    """Sort documents by how well they answer a query."""
+    state, model = _ready(request)
+    if isinstance(model, Encoder) and not model.ranks:
+        raise _other_kind(state.engine, "embeds texts and has no head to rank with", "/v1/embeddings")
+    asked = rerank.read(await _json(request), model)
+    _check_model(asked.model, state.engine)
+    async with Run(state.engine, 1) as run:
+        size = len(asked.query) * len(asked.documents) + sum(map(len, asked.documents))
+        pairs = await state.desk.run(size, rerank.pairs, asked, model)
+        run.submit([(pairs.tokens, Rank())])
+        scores, prompt_tokens = await embeddings.collect(request, run, len(pairs.tokens), state.heartbeat_s)
+    text = rerank.body(asked, scores, state.engine.name, prompt_tokens, pairs.cut)
     return web.json_response(text=text)
 
 
@@ -148,7 +168,8 @@ def _ready(request: web.Request) -> tuple[State, Loaded]:
 def _decoder(request: web.Request) -> tuple[State, Model]:
     state, model = _ready(request)
     if isinstance(model, Encoder):
-        raise _other_kind(state.engine, "embeds texts and generates none", "/v1/embeddings")
+        does, route = ("ranks documents", "/v1/rerank") if model.ranks else ("embeds texts", "/v1/embeddings")
+        raise _other_kind(state.engine, f"{does} and generates none", route)
     return state, model
 
 
@@ -226,6 +247,6 @@ def _card(name: str, model: Loaded) -> dict[str, Any]:
     """OpenAI's four fields, and what a client of ours may want to know."""
     base = {"id": name, "object": "model", "created": 0, "owned_by": "soberano", "context_length": model.context}
     if isinstance(model, Encoder):
-        return {**base, "dimensions": model.width}
+        return base if model.ranks else {**base, "dimensions": model.width}
     sampling = {field.name: field.default for field in fields(Options) if field.name in SHOWN}
     return {**base, "defaults": sampling}

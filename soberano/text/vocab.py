@@ -72,6 +72,7 @@ class Vocab:
     stop: frozenset[int]  # ids that end a generation
     add_bos: bool | None  # what the file says, None if it does not
     add_eos: bool
+    greedy: frozenset[int] = frozenset()  # special tokens that take the white space after them along
 
 
 def read_vocab(metadata: Mapping[str, Any]) -> Vocab:

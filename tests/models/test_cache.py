@@ -99,7 +99,7 @@ def test_a_block_says_what_its_tokens_may_see(home: Home, rng: np.random.Generat
     turn = rotation(where[0], 32)
     q, k, v = (home.asarray(rng.normal(size=(1, 3, heads, 32)).astype(np.float32)) for heads in (4, 2, 2))
     said = {"scale": 0.3, "window": 2, "cap": 1.5, "sinks": home.asarray(rng.normal(size=4).astype(np.float32))}
-    out, cache = Cache(*room.make(home), *where).at(1).attend(q, k, v, turn, pairing="halves", **said)
+    out, cache = Cache(*room.make(home), *where, layer=1).attend(q, k, v, turn, pairing="halves", **said)
     written = write_kv(*room.make(home), rope(k, turn, pairing="halves"), v, *where, 1)
     wanted = attention(rope(q, turn, pairing="halves"), *written, *where, 1, **said)
     assert_close(home.to_numpy(out), home.to_numpy(wanted), summed=32, what="Cache.attend")

@@ -20,6 +20,7 @@ from soberano.models.architecture import architecture, is_encoder, known
 from soberano.models.model import Model
 from soberano.models.options import Options
 from soberano.models.step import Chunk
+from tests.conftest import forget_programs
 from tests.tiny_decoders import GOLDEN, recipe, write_tiny
 
 DECODERS = [name for name in known() if not is_encoder(architecture(name))]
@@ -27,7 +28,8 @@ BACKENDS = ["numpy", "xla", "cpu"]
 CLOSE = {"numpy": 5e-5, "xla": 5e-5, "cpu": 3e-2}
 """How far logits that spread over some units may be from llama.cpp's; cpu's keys and values are float16."""
 
-TOKENS = np.random.default_rng(1).integers(3, 272, 100).tolist()
+LONG = np.random.default_rng(1).integers(3, 272, 250).tolist()
+TOKENS = LONG[:100]
 
 
 @pytest.fixture(scope="module", params=DECODERS)
@@ -46,6 +48,7 @@ def tiny(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(request: pytest.FixtureRequest, name: str, tiny: Path) -> Iterator[Model]:
     with soberano.load(tiny, backend=request.param, context=recipe(name)["context"], sequences=3) as found:
         yield found
+    forget_programs()
 
 
 def all_logits(model: Model, tokens: list[int], single: bool = False) -> np.ndarray:
@@ -65,11 +68,12 @@ def test_logits_are_llama_cpps(name: str, model: Model) -> None:
     told = recipe(name)
     expected = np.frombuffer(base64.b64decode(told["logits"]), "<f4").reshape(len(told["positions"]), -1)
     found = all_logits(model, told["tokens"], single=True)[told["positions"]]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE[model.plan.backend])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=max(CLOSE[model.plan.backend], told.get("close", 0)))
 
 
 def test_decode_equals_prefill(model: Model) -> None:
-    together, single = all_logits(model, TOKENS), all_logits(model, TOKENS, single=True)
+    tokens = TOKENS if model.plan.backend == "numpy" else LONG  # nearly the whole context, in several chunks
+    together, single = all_logits(model, tokens), all_logits(model, tokens, single=True)
     if model.plan.isa == "amx":  # other arithmetic for prompts: see soberano.backends.plan.Role
         assert distance([single], [together]).kl_mean < 1e-3
     elif model.plan.native:
@@ -111,10 +115,10 @@ def test_chunks_equal_the_whole_and_batches_equal_rows(model: Model) -> None:
     pages = [model.pages.take(96) for _ in range(2)]
     ours, theirs = TOKENS[:96], TOKENS[1:97]
     whole = [feed(model, pages[:1], [row], 0)[0] for row in (ours, theirs)]
-    assert_same(model, feed(model, pages[1:], [ours[:40]], 0)[0], whole[0][:40])
-    assert_same(model, feed(model, pages[1:], [ours[40:]], 40)[0], whole[0][40:])
-    feed(model, pages[1:], [theirs[:56]], 40)  # what it holds from position 40 on is another text now
-    assert_same(model, feed(model, pages[1:], [ours[40:]], 40)[0], whole[0][40:])
+    assert_same(model, feed(model, pages[1:], [ours[:48]], 0)[0], whole[0][:48])
+    assert_same(model, feed(model, pages[1:], [ours[48:]], 48)[0], whole[0][48:])
+    feed(model, pages[1:], [theirs[:48]], 48)  # what it holds from position 48 on is another text now
+    assert_same(model, feed(model, pages[1:], [ours[48:]], 48)[0], whole[0][48:])
     both = feed(model, pages, [ours, theirs], 0)
     assert_same(model, both, np.stack(whole))
     for each in pages:

@@ -75,6 +75,7 @@ def test_a_row_has_the_same_bits_in_every_batch(rng: np.random.Generator) -> Non
     norms = (
         lambda x: rms_norm(x, weight, eps=1e-6),
         lambda x: layer_norm(x, weight, bias, eps=1e-6),
+        lambda x: layer_norm(x, weight, None, eps=1e-6, impl="kernel"),
         lambda x: add_layer_norm(x, 2 * x, bias, weight, bias, eps=1e-6),
     )
     for norm in norms:

@@ -66,7 +66,13 @@ def wordpiece_json(tokens: list[str], **changes: Any) -> dict[str, Any]:
     frame = {
         "type": "TemplateProcessing",
         "single": [{"SpecialToken": begin}, {"Sequence": text}, {"SpecialToken": end}],
-        "pair": [{"SpecialToken": begin}, {"Sequence": text}, {"Sequence": text | {"id": "B"}}],
+        "pair": [
+            {"SpecialToken": begin},
+            {"Sequence": text},
+            {"SpecialToken": end},
+            {"Sequence": {"id": "B", "type_id": 1}},
+            {"SpecialToken": end | {"type_id": 1}},
+        ],
         "special_tokens": {
             token: {"id": token, "ids": [tokens.index(token)], "tokens": [token]}
             for token in ("[CLS]", "[SEP]")
