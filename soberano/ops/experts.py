@@ -14,7 +14,7 @@ from soberano.backends.homes import home_of
 from soberano.core.errors import InputError, ShapeError
 from soberano.core.types import Array
 from soberano.ops.activation import sigmoid
-from soberano.ops.feed_forward import Activation, gated_unit
+from soberano.ops.feed_forward import Activation, feed_forward, gated_unit
 from soberano.ops.linear import linear, linears
 from soberano.ops.softmax import softmax
 from soberano.ops.topk import top_k
@@ -84,7 +84,7 @@ def experts(
 ) -> Array:
     """Run each token through its experts and add what they say, times the weights: x (..., D) -> (..., D), float32.
 
-    gate and up are (X, F, D), down (X, D, F); ids and weights (..., k) as `route` makes them. `biases` are added to the
+    gate and up are (X, F, D), down (X, D, F), of one layer; ids and weights (..., k) as `route` makes them. `biases` are added to the
     products, before the activation and before the weight. Activations are those of feed_forward. Only a few times the
     memory of one expert is needed: tokens take their experts one by one, or, when they are many, experts their tokens.
     Raises InputError, ShapeError.
@@ -93,14 +93,18 @@ def experts(
     home, unit, k = home_of(x), gated_unit("experts", activation), ids.shape[-1]
     xp, rows = home.xp, x.reshape(-1, x.shape[-1])
     ids, weights = ids.reshape(-1, k), weights.reshape(-1, k)
+    order = xp.argsort(ids, axis=-1)  # sums go by the ids either way, so a token's does not depend on its neighbours
+    ids, weights = xp.take_along_axis(ids, order, axis=-1), xp.take_along_axis(weights, order, axis=-1)
 
     def expert(e: Any, some: Array) -> Array:
         """Expert e of rows (n, D) -> (n, D)."""
-        g, u = linears((gate.expert(home, e), up.expert(home, e)), some)
+        place = gate.first + e  # one for all three: kernels serve weights of one place
+        w = [part.matrices.layer(home, place) for part in (gate, up, down)]
         if biases is None:
-            return linear(down.expert(home, e), unit(g, u))
+            return feed_forward(*w, some, activation=activation)
+        g, u = linears((w[0], w[1]), some)
         g, u = g + home.at(biases.gate, e), u + home.at(biases.up, e)
-        return linear(down.expert(home, e), unit(g, u)) + home.at(biases.down, e)
+        return linear(w[2], unit(g, u)) + home.at(biases.down, e)
 
     def one_choice(i: Any, total: Array) -> Array:
         t = xp.reshape(xp.asarray(i // k), (1,))
@@ -110,7 +114,7 @@ def experts(
     def one_expert(e: Any, total: Array) -> Array:
         here = ids == e
         weight = xp.sum(xp.where(here, weights, 0.0), axis=-1, keepdims=True)
-        return total + xp.where(xp.any(here, axis=-1, keepdims=True), weight * expert(e, rows), 0.0)
+        return total + weight * xp.where(xp.any(here, axis=-1, keepdims=True), expert(e, rows), 0.0)
 
     few = ids.size <= gate.count
     total = xp.zeros(rows.shape, xp.float32)
