@@ -17,7 +17,7 @@ from soberano.models.mixture import mixture_numbers
 from soberano.models.qwen2 import attention
 from soberano.ops.activation import sigmoid
 from soberano.ops.feed_forward import feed_forward
-from soberano.ops.linear import embed, linear
+from soberano.ops.linear import embed
 from soberano.ops.norm import rms_norm
 from soberano.ops.rope import Rotation
 from soberano.quant.tensor import Experts, Stack
@@ -77,7 +77,7 @@ def block(w: Block, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[
     x, cache = attention(w, x, cache, turn, c)
     h = rms_norm(x, w.ffn_norm, eps=c.eps)
     shared = feed_forward(w.ffn_gate_shexp, w.ffn_up_shexp, w.ffn_down_shexp, h)
-    share = sigmoid(linear(w.ffn_gate_inp_shexp[None], h))  # (B, T, 1)
+    share = sigmoid((h * w.ffn_gate_inp_shexp).sum(-1, keepdims=True))  # (B, T, 1); a file has a vector, no matrix
     return x + mixture.mixture(w, h, c, normalise=False) + share * shared, cache
 
 
