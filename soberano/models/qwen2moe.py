@@ -17,7 +17,7 @@ from soberano.models.mixture import mixture_numbers
 from soberano.models.qwen2 import attention
 from soberano.ops.activation import sigmoid
 from soberano.ops.feed_forward import feed_forward
-from soberano.ops.linear import embed
+from soberano.ops.linear import embed, linear
 from soberano.ops.norm import rms_norm
 from soberano.ops.rope import Rotation
 from soberano.quant.tensor import Experts, Stack
@@ -53,7 +53,7 @@ class Block(NamedTuple):
     ffn_gate_exps: Experts  # (X, F, D)
     ffn_up_exps: Experts  # (X, F, D)
     ffn_down_exps: Experts  # (X, D, F)
-    ffn_gate_inp_shexp: Stack  # (D,)
+    ffn_gate_inp_shexp: Stack  # (1, D)
     ffn_gate_shexp: Stack  # (G, D)
     ffn_up_shexp: Stack  # (G, D)
     ffn_down_shexp: Stack  # (D, G)
@@ -65,7 +65,7 @@ Weights, Layer, logits = Decoder, Block, decoder.logits
 def shapes(c: Config) -> dict[str, tuple[int, ...]]:
     """The shape of every field; a loader holds a file to it."""
     return mixture.shapes(c) | {
-        "ffn_gate_inp_shexp": (c.width,),
+        "ffn_gate_inp_shexp": (1, c.width),
         "ffn_gate_shexp": (c.shared_ffn, c.width),
         "ffn_up_shexp": (c.shared_ffn, c.width),
         "ffn_down_shexp": (c.width, c.shared_ffn),
@@ -77,7 +77,7 @@ def block(w: Block, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[
     x, cache = attention(w, x, cache, turn, c)
     h = rms_norm(x, w.ffn_norm, eps=c.eps)
     shared = feed_forward(w.ffn_gate_shexp, w.ffn_up_shexp, w.ffn_down_shexp, h)
-    share = sigmoid((h * w.ffn_gate_inp_shexp).sum(-1, keepdims=True))  # (B, T, 1); a file has a vector, no matrix
+    share = sigmoid(linear(w.ffn_gate_inp_shexp, h))  # (B, T, 1)
     return x + mixture.mixture(w, h, c, normalise=False) + share * shared, cache
 
 
