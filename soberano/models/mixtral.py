@@ -1,8 +1,8 @@
 """Mixtral: llama's block, where a router gives every token to a few of several feed-forward layers.
 
 Source: arXiv:2401.04088. Files say "llama" and that there are experts. A field of Block is the tensor
-blk.<i>.<field>.weight. Axes: B batch, T new tokens, D width, H query heads, K key heads, E head width, F ffn, X experts,
-V vocabulary.
+blk.<i>.<field>.weight. Axes: B batch, T new tokens, D width, H query heads, K key heads, E head width, F ffn, X
+experts, V vocabulary.
 """
 
 from dataclasses import dataclass

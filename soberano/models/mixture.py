@@ -1,6 +1,6 @@
 """What mixtures of experts share: how many experts there are, their tensors, and the router that chooses some.
 
-A block of such a model has a mixture in the place of its feed-forward layer. Axes: X experts, as in soberano.ops.experts.
+A block of such a model has a mixture in the place of its feed-forward layer. Axes as in soberano.ops.experts.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Config(decoder.Config):
         return cls(**common_numbers(meta), **mixture_numbers(meta))
 
 
-def mixture_numbers(meta: Metadata) -> dict[str, int]:
+def mixture_numbers(meta: Metadata) -> dict[str, Any]:
     """Read the fields that Config adds. Raises FileError naming a key that is missing or wrong.
 
     Where a file does not say how wide an expert is, those of a token are together as wide as a feed-forward layer.

@@ -151,7 +151,7 @@ def find_weights(file: TensorFile, module: Any, config: Any) -> Found:
                 f"{file.path}: the tensor {name} is missing; the file is incomplete, get it again or convert it again"
             )
         if (1, *info.shape) == shapes[field]:  # GGUF has no axis of 1 at the end of its dimensions
-            info = file.tensors[name] = replace(info, shape=shapes[field])
+            info = replace(info, shape=shapes[field])
         if tuple(info.shape) != shapes[field]:
             raise FileError(
                 f"{file.path}: the tensor {name} is {tuple(info.shape)}, but the metadata says {shapes[field]}"

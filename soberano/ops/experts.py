@@ -9,6 +9,7 @@ Source: Shazeer et al. 2017, arXiv 1701.06538; Jiang et al. 2024, arXiv 2401.040
 
 from typing import Any, Literal, NamedTuple
 
+from soberano.backends.base import Home
 from soberano.backends.dispatch import op
 from soberano.backends.homes import home_of
 from soberano.core.errors import InputError, ShapeError
@@ -84,17 +85,15 @@ def experts(
 ) -> Array:
     """Run each token through its experts and add what they say, times the weights: x (..., D) -> (..., D), float32.
 
-    gate and up are (X, F, D), down (X, D, F), of one layer; ids and weights (..., k) as `route` makes them. `biases` are added to the
-    products, before the activation and before the weight. Activations are those of feed_forward. Only a few times the
-    memory of one expert is needed: tokens take their experts one by one, or, when they are many, experts their tokens.
-    Raises InputError, ShapeError.
+    gate and up are (X, F, D), down (X, D, F), of one layer; ids and weights (..., k) as `route` makes them. `biases`
+    are added to the products, before the activation and before the weight. Activations are those of feed_forward.
+    Only experts that somebody chose are read, one at a time, and what they say takes k times the memory of x. What a
+    token gets does not depend on the others. Raises InputError, ShapeError.
     """
     check_experts(gate, up, down, x, ids, weights, biases)
     home, unit, k = home_of(x), gated_unit("experts", activation), ids.shape[-1]
     xp, rows = home.xp, x.reshape(-1, x.shape[-1])
-    ids, weights = ids.reshape(-1, k), weights.reshape(-1, k)
-    order = xp.argsort(ids, axis=-1)  # sums go by the ids either way, so a token's does not depend on its neighbours
-    ids, weights = xp.take_along_axis(ids, order, axis=-1), xp.take_along_axis(weights, order, axis=-1)
+    groups = group_choices(home, ids.reshape(-1), gate.count)
 
     def expert(e: Any, some: Array) -> Array:
         """Expert e of rows (n, D) -> (n, D)."""
@@ -106,20 +105,46 @@ def experts(
         g, u = g + home.at(biases.gate, e), u + home.at(biases.up, e)
         return linear(w[2], unit(g, u)) + home.at(biases.down, e)
 
-    def one_choice(i: Any, total: Array) -> Array:
-        t = xp.reshape(xp.asarray(i // k), (1,))
-        y = expert(home.at(ids.reshape(-1), i), rows[t])
-        return home.put(total, (t,), total[t] + home.at(weights.reshape(-1), i) * y)
+    def one_group(i: Any, said: Array) -> Array:
+        choices = home.at(groups.choices, i)
+        some = rows[xp.minimum(choices // k, rows.shape[0] - 1)]
+        return home.put(said, (choices,), expert(home.at(groups.expert, i), some))
 
-    def one_expert(e: Any, total: Array) -> Array:
-        here = ids == e
-        weight = xp.sum(xp.where(here, weights, 0.0), axis=-1, keepdims=True)
-        return total + weight * xp.where(xp.any(here, axis=-1, keepdims=True), expert(e, rows), 0.0)
-
-    few = ids.size <= gate.count
-    total = xp.zeros(rows.shape, xp.float32)
-    total = home.loop(ids.size, one_choice, total) if few else home.loop(gate.count, one_expert, total)
+    said = home.loop(groups.expert.shape[0], one_group, xp.zeros((ids.size, x.shape[-1]), xp.float32))
+    said = said.reshape(-1, k, x.shape[-1]) * weights.reshape(-1, k, 1)
+    total = said[:, 0]
+    for j in range(1, k):  # in this order, however many rows there are
+        total = total + said[:, j]
     return total.reshape(x.shape)
+
+
+class Groups(NamedTuple):
+    """Choices in G groups of one expert each: the expert (G,) and the places of R choices (G, R), past the end of all
+    choices where a group has fewer.
+    """
+
+    expert: Array
+    choices: Array
+
+
+def group_choices(home: Home, ids: Array, count: int) -> Groups:
+    """Group the choices (n,) of `count` experts: as many groups as any ids may need, the last ones perhaps empty.
+
+    A group has as many places as an expert gets choices on average, or half of them where they are many: an expert is
+    read two or three times for all choices, and at most half of the places stay empty.
+    """
+    xp, n = home.xp, ids.shape[0]
+    average = -(-n // count)
+    places = min(average, max(16, average // 2))
+    order = home.argsort(ids)
+    starts = xp.searchsorted(ids[order], xp.arange(count + 1, dtype=ids.dtype))  # (X + 1,)
+    ends = xp.cumsum(-(-(starts[1:] - starts[:-1]) // places))  # (X,) groups of the experts up to each
+    group = xp.arange(min(n, n // places + count))
+    expert = xp.minimum(xp.searchsorted(ends, group, side="right"), count - 1)
+    before = xp.where(expert > 0, ends[expert - 1], 0)
+    at = (starts[expert] + (group - before) * places)[:, None] + xp.arange(places)  # (G, R) among the ordered choices
+    choices = xp.where(at < starts[expert + 1][:, None], order[xp.minimum(at, n - 1)], n)
+    return Groups(expert.astype(xp.int32), choices.astype(xp.int32))
 
 
 def check_route(logits: Array, count: int, score: str, bias: Array | None) -> None:
@@ -128,8 +153,8 @@ def check_route(logits: Array, count: int, score: str, bias: Array | None) -> No
         raise InputError(f"route: score is {score!r}; pass 'softmax' or 'sigmoid'")
     if logits.ndim == 0 or not 1 <= count <= logits.shape[-1]:
         raise InputError(
-            f"route: count is {count}, but logits {tuple(logits.shape)} are not of that many experts; pass a count from "
-            f"1 to the length of the last axis"
+            f"route: count is {count}, but logits {tuple(logits.shape)} are not of that many experts; pass a count "
+            f"from 1 to the length of the last axis"
         )
     if bias is not None and tuple(bias.shape) != logits.shape[-1:]:
         raise ShapeError(

@@ -34,7 +34,10 @@ class Top(NamedTuple):
 
 
 MODULE = SimpleNamespace(
-    Layer=Layer, Weights=Top, shapes=lambda c: {"ffn_up_exps": (X, O, I), "ffn_up_exps_bias": (X, O)}, __name__="made_up"
+    Layer=Layer,
+    Weights=Top,
+    shapes=lambda c: {"ffn_up_exps": (X, O, I), "ffn_up_exps_bias": (X, O)},
+    __name__="made_up",
 )
 CONFIG = SimpleNamespace(layers=L)
 NUMPY = home("numpy")

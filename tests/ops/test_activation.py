@@ -104,7 +104,14 @@ def test_gelu_with_a_bias(home: Home, rng: np.random.Generator, form: str, width
 
 def test_narrow_types_come_back_narrow(home: Home) -> None:
     x = home.asarray(np.linspace(-4, 4, 9).astype(np.float16))
-    for run in (sigmoid, relu, silu, gelu, partial(gelu, form="erf"), *(partial(pair, up=x) for pair in (swiglu, geglu, clamped_swiglu))):
+    for run in (
+        sigmoid,
+        relu,
+        silu,
+        gelu,
+        partial(gelu, form="erf"),
+        *(partial(pair, up=x) for pair in (swiglu, geglu, clamped_swiglu)),
+    ):
         assert run(x).dtype == np.float16
 
 
