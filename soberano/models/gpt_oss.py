@@ -1,4 +1,4 @@
-"""gpt-oss: experts with biases and a clamped gate, heads that may look at nothing (sinks), a window in every other layer.
+"""gpt-oss: experts with biases and a clamped gate, heads that may see nothing (sinks), a window in every other layer.
 
 Source: arXiv:2508.10925. A field of Block is the tensor blk.<i>.<field>.weight, or its .bias. Axes: B batch, T new
 tokens, D width, H query heads, K key heads, E head width, F width of an expert, X experts, V vocabulary.

@@ -7,6 +7,7 @@ added.
 Source: Shazeer et al. 2017, arXiv 1701.06538; Jiang et al. 2024, arXiv 2401.04088.
 """
 
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from soberano.backends.base import Home
@@ -106,9 +107,12 @@ def experts(
         return linear(w[2], unit(g, u)) + home.at(biases.down, e)
 
     def one_group(i: Any, said: Array) -> Array:
-        choices = home.at(groups.choices, i)
+        e, choices = home.at(groups.expert, i), home.at(groups.choices, i)
         some = rows[xp.minimum(choices // k, rows.shape[0] - 1)]
-        return home.put(said, (choices,), expert(home.at(groups.expert, i), some))
+        filled = (choices[0] < ids.size).astype(xp.int32)
+        return home.put(
+            said, (choices,), home.switch(filled, [lambda some: xp.zeros_like(some), partial(expert, e)], some)
+        )
 
     said = home.loop(groups.expert.shape[0], one_group, xp.zeros((ids.size, x.shape[-1]), xp.float32))
     said = said.reshape(-1, k, x.shape[-1]) * weights.reshape(-1, k, 1)
@@ -130,12 +134,12 @@ class Groups(NamedTuple):
 def group_choices(home: Home, ids: Array, count: int) -> Groups:
     """Group the choices (n,) of `count` experts: as many groups as any ids may need, the last ones perhaps empty.
 
-    A group has as many places as an expert gets choices on average, or half of them where they are many: an expert is
-    read two or three times for all choices, and at most half of the places stay empty.
+    A group has twice as many places as an expert gets choices on average, so most experts need one: to bring another
+    expert to the processor costs more than places that stay empty.
     """
     xp, n = home.xp, ids.shape[0]
     average = -(-n // count)
-    places = min(average, max(16, average // 2))
+    places = 1 if average == 1 else 2 * average
     order = home.argsort(ids)
     starts = xp.searchsorted(ids[order], xp.arange(count + 1, dtype=ids.dtype))  # (X + 1,)
     ends = xp.cumsum(-(-(starts[1:] - starts[:-1]) // places))  # (X,) groups of the experts up to each

@@ -21,7 +21,7 @@ from soberano.quant.blocks import all_formats, format_named
 from soberano.quant.encode import encode
 from soberano.quant.tensor import Choice, Experts, QTensor
 
-L, X, O, I = 3, 5, 24, 512  # layers, experts, outputs (no whole panels), inputs
+L, X, OUTPUTS, INPUTS = 3, 5, 24, 512  # layers, experts, outputs (no whole panels), inputs
 
 
 class Layer(NamedTuple):
@@ -36,7 +36,7 @@ class Top(NamedTuple):
 MODULE = SimpleNamespace(
     Layer=Layer,
     Weights=Top,
-    shapes=lambda c: {"ffn_up_exps": (X, O, I), "ffn_up_exps_bias": (X, O)},
+    shapes=lambda c: {"ffn_up_exps": (X, OUTPUTS, INPUTS), "ffn_up_exps_bias": (X, OUTPUTS)},
     __name__="made_up",
 )
 CONFIG = SimpleNamespace(layers=L)
@@ -46,9 +46,9 @@ EXPECTED: dict[Weights, type] = {"tiles": QTensor, "blocks": QTensor, "dense": n
 
 def write(path: Path, kinds: list[str], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Experts of random weights, layer by layer of these formats -> (what they decode to, biases)."""
-    tensors, weights, biases = {}, [], rng.normal(size=(L, X, O)).astype(np.float32)
+    tensors, weights, biases = {}, [], rng.normal(size=(L, X, OUTPUTS)).astype(np.float32)
     for i, kind in enumerate(map(format_named, kinds)):
-        raw = encode(kind, rng.normal(size=(X, O, I)).astype(np.float32))
+        raw = encode(kind, rng.normal(size=(X, OUTPUTS, INPUTS)).astype(np.float32))
         tensors[f"blk.{i}.ffn_up_exps.weight"] = (kind, raw)
         tensors[f"blk.{i}.ffn_up_exps.bias"] = (format_named("F32"), encode(format_named("F32"), biases[i]))
         weights.append(kind.dequantize(NUMPY, raw))
@@ -65,10 +65,10 @@ def load(path: Path, form: Weights) -> tuple[Layer, int]:
 
 
 def check(blk: Layer, weights: np.ndarray, biases: np.ndarray) -> None:
-    x = np.eye(I, dtype=np.float32)
+    x = np.eye(INPUTS, dtype=np.float32)
     for i in range(L):
         layer, bias = blk.ffn_up_exps.layer(NUMPY, i), blk.ffn_up_exps_bias.layer(NUMPY, i)
-        assert isinstance(layer, Experts) and layer.shape == (X, O, I)
+        assert isinstance(layer, Experts) and layer.shape == (X, OUTPUTS, INPUTS)
         np.testing.assert_array_equal(bias, biases[i])
         for e in range(X):
             np.testing.assert_array_equal(linear(layer.expert(NUMPY, e), x).T, weights[i, e])
@@ -108,26 +108,31 @@ def test_formats_that_differ_from_layer_to_layer(
 
 
 @pytest.mark.parametrize(
-    "shape,says", [((X, O), r"\(5, 24\)"), ((X + 1, O, I), r"\(6, 24, 512\)"), ((X, I, O), r"\(5, 512, 24\)")]
+    "shape,says",
+    [
+        ((X, OUTPUTS), r"\(5, 24\)"),
+        ((X + 1, OUTPUTS, INPUTS), r"\(6, 24, 512\)"),
+        ((X, INPUTS, OUTPUTS), r"\(5, 512, 24\)"),
+    ],
 )
 def test_a_wrong_shape_is_refused_by_name(shape: tuple[int, ...], says: str, tmp_path: Path) -> None:
     plain = format_named("F32")
     tensors = {
         f"blk.{i}.ffn_up_exps.{part}": (plain, encode(plain, np.zeros(size, np.float32)))
         for i in range(L)
-        for part, size in (("weight", shape if i == 1 else (X, O, I)), ("bias", (X, O)))
+        for part, size in (("weight", shape if i == 1 else (X, OUTPUTS, INPUTS)), ("bias", (X, OUTPUTS)))
     }
     gguf.write(tmp_path / "m.gguf", {"general.architecture": "made-up"}, tensors)
-    with gguf.read(tmp_path / "m.gguf") as file:
-        with pytest.raises(FileError, match=rf"blk\.1\.ffn_up_exps\.weight is {says}, but the metadata says"):
-            find_weights(file, MODULE, CONFIG)
+    says = rf"blk\.1\.ffn_up_exps\.weight is {says}, but the metadata says"
+    with gguf.read(tmp_path / "m.gguf") as file, pytest.raises(FileError, match=says):
+        find_weights(file, MODULE, CONFIG)
 
 
 def test_a_traced_layer_and_expert(rng: np.random.Generator, tmp_path: Path) -> None:
     jax = home("jax")
     weights, _ = write(tmp_path / "m.gguf", ["Q4_0", "Q5_1", "Q4_0"], rng)
     blk, _ = load(tmp_path / "m.gguf", "blocks")
-    experts, x = map_arrays(jax.asarray, blk.ffn_up_exps), jax.asarray(rng.normal(size=(1, I)).astype(np.float32))
+    experts, x = map_arrays(jax.asarray, blk.ffn_up_exps), jax.asarray(rng.normal(size=(1, INPUTS)).astype(np.float32))
     product: Callable[..., Any] = jax.compile(
         lambda experts, x, i, e: linear(experts.layer(jax, i).expert(jax, e), x, impl="meaning")
     )

@@ -182,7 +182,7 @@ def test_groups_hold_every_choice_once(data: st.DataObject) -> None:
     filled = choices < n
     np.testing.assert_array_equal(np.sort(choices[filled]), np.arange(n))
     np.testing.assert_array_equal(ids[choices[filled]], np.broadcast_to(expert[:, None], choices.shape)[filled])
-    assert choices.size <= 2 * n + 16 * count
+    assert len(expert) <= 1.5 * count + 1 or choices.shape[1] == 1
 
 
 @needs_native
