@@ -6,6 +6,9 @@ from soberano.core.errors import ShapeError
 from soberano.core.types import Array
 from soberano.ops.softmax import softmax
 
+LEAST_PART, MOST_PARTS = 128, 8
+"""Tokens of a part at least, and how many parts there are at most: each is a piece of the program."""
+
 
 @op
 def causal_attention(
@@ -36,11 +39,17 @@ def causal_attention(
             f"causal_attention: q is {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}; pass (B, T, H, E), "
             f"and (B, T, K, E) twice, with H a multiple of K"
         )
-    xp, (batch, tokens, heads, width) = home_of(q).xp, q.shape
-    weights = attention_weights(q, k, segments, window, sinks, scale=scale, cap=cap)[0]
-    values = xp.moveaxis(v, 1, 2)[:, :, None]  # (B, K, 1, T, E)
-    out = xp.moveaxis(weights @ values, 3, 1)  # (B, T, K, G, E)
-    return out.reshape(batch, tokens, heads, width)
+    xp, kv_heads, parts = home_of(q).xp, k.shape[2], []
+    for part in query_parts(q.shape[1]):
+        weights = attention_weights(q, k, segments, window, sinks, part, scale=scale, cap=cap)[0]
+        parts.append(ungrouped(weights @ xp.moveaxis(v[:, : part.stop], 1, 2), q.shape[2] // kv_heads))
+    return xp.concatenate(parts, axis=1)
+
+
+def query_parts(tokens: int) -> list[slice]:
+    """The tokens, some at a time: a part looks no further than its end, and its scores are what a cache can hold."""
+    size = max(LEAST_PART, -(-tokens // MOST_PARTS))
+    return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
 
 
 def attention_weights(
@@ -49,32 +58,44 @@ def attention_weights(
     segments: Array,
     window: Array | int | None,
     sinks: Array | None,
+    part: slice,
     *,
     scale: float | None,
     cap: float | None,
 ) -> tuple[Array, Array | None]:
-    """The softmax (B, K, G, T, T) of every token over those it sees; and the tanh of capped scores, for gradients."""
-    xp, (_, tokens, heads, width) = home_of(q).xp, q.shape
-    kv_heads = k.shape[2]
-    queries = grouped(q, kv_heads)
-    keys = xp.moveaxis(k, 1, 3)[:, :, None]  # (B, K, 1, E, T)
-    scores = (queries @ keys) * (width**-0.5 if scale is None else scale)  # (B, K, G, T, T)
+    """The softmax (B, K, G * t, S) of a part of t tokens over the S up to its end; and, for the gradient of capped
+    scores, their tanh.
+    """
+    xp, (batch, _, heads, width), kv_heads, end = home_of(q).xp, q.shape, k.shape[2], part.stop
+    keys = xp.moveaxis(k[:, :end], 1, 3)  # (B, K, E, S)
+    scores = (grouped(q[:, part], kv_heads) @ keys) * (width**-0.5 if scale is None else scale)
     bent = None
     if cap is not None:
         bent = xp.tanh(scores / cap)
         scores = bent * cap
-    place = xp.arange(tokens)
-    back = place[:, None] - place  # how far a token lies behind another
-    span = tokens if window is None else xp.where(xp.asarray(window) > 0, window, tokens)
-    seen = (back >= 0) & (back < span) & (segments[:, :, None] == segments[:, None, :]) & (segments >= 0)[:, :, None]
-    scores = xp.where(seen[:, None, None], scores, -xp.inf)
+    back = xp.arange(part.start, end)[:, None] - xp.arange(end)  # (t, S): how far a token lies behind another
+    span = end if window is None else xp.where(xp.asarray(window) > 0, window, end)
+    ours, theirs = segments[:, part, None], segments[:, None, :end]
+    seen = (back >= 0) & (back < span) & (ours == theirs) & (ours >= 0)  # (B, t, S)
+    apart = (batch, kv_heads, heads // kv_heads, end - part.start, end)
+    scores = xp.where(seen[:, None, None], scores.reshape(apart), -xp.inf)
     if sinks is None:
-        return softmax(scores), bent
-    sink = xp.broadcast_to(sinks.reshape(1, kv_heads, heads // kv_heads, 1, 1), (*scores.shape[:-1], 1))
-    return softmax(xp.concatenate([scores, sink], axis=-1))[..., :-1], bent
+        weights = softmax(scores)
+    else:
+        sink = xp.broadcast_to(sinks.reshape(1, kv_heads, heads // kv_heads, 1, 1), (*apart[:-1], 1))
+        weights = softmax(xp.concatenate([scores, sink], axis=-1))[..., :-1]
+    return weights.reshape(batch, kv_heads, -1, end), bent
 
 
 def grouped(x: Array, kv_heads: int) -> Array:
-    """(B, T, H, E) -> (B, K, G, T, E): the heads that share a key head beside each other."""
+    """(B, t, H, E) -> (B, K, G * t, E): the heads that share a key head below each other."""
     batch, tokens, heads, width = x.shape
-    return home_of(x).xp.moveaxis(x.reshape(batch, tokens, kv_heads, heads // kv_heads, width), 1, 3)
+    apart = x.reshape(batch, tokens, kv_heads, heads // kv_heads, width)
+    return home_of(x).xp.moveaxis(apart, 1, 3).reshape(batch, kv_heads, -1, width)
+
+
+def ungrouped(x: Array, group: int) -> Array:
+    """(B, K, G * t, E) -> (B, t, H, E)."""
+    batch, kv_heads, _, width = x.shape
+    apart = x.reshape(batch, kv_heads, group, -1, width)
+    return home_of(x).xp.moveaxis(apart, 3, 1).reshape(batch, -1, kv_heads * group, width)
