@@ -72,7 +72,7 @@ class Run:
     ) -> None:
         settings.check()
         self.model, self.texts, self.held_out, self.settings, self.folder = model, texts, held_out, settings, folder
-        how = model.home, model.architecture, model.config, model.plan, settings.shape
+        how = model.home, model.module_name, model.config, model.plan, settings.shape
         self._gradient = loss_and_grad(*how, exact=settings.exact)
         self._loss = loss_only(*how, exact=settings.exact)
         self.per_epoch = len(self._steps_of(0))

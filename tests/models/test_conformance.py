@@ -75,7 +75,11 @@ def test_decode_equals_prefill(model: Model) -> None:
     tokens = TOKENS if model.plan.backend == "numpy" else LONG  # nearly the whole context, in several chunks
     together, single = all_logits(model, tokens), all_logits(model, tokens, single=True)
     if model.plan.isa == "amx":  # other arithmetic for prompts: see soberano.backends.plan.Role
-        assert distance([single], [together]).kl_mean < 1e-3
+        found = distance([single], [together])
+        if hasattr(model.config, "experts"):  # where two are nearly as good, rounding chooses the other: a jump
+            assert found.agreement > 0.9
+        else:
+            assert found.kl_mean < 1e-3
     elif model.plan.native:
         np.testing.assert_array_equal(single, together)
     else:  # float32 sums in another order
