@@ -76,7 +76,7 @@ def _arguments(
     cap: float | None,
 ) -> tuple[tuple[Array, ...], dict[str, Any]]:
     """What the kernel takes. Raises Unsupported, with the reason, for what it does not serve."""
-    native_plan()
+    plan = native_plan()
     meaning.check(q, k, v)
     heads, width = q.shape[2:]
     sinks = jnp.full(heads, -jnp.inf, jnp.float32) if sinks is None else sinks
@@ -86,6 +86,11 @@ def _arguments(
         raise Unsupported(f"causal_attention.cc serves heads of 16..512 by 16, not {width}")
     if sinks.shape != (heads,) or segments.shape != q.shape[:2]:
         raise Unsupported("shapes do not fit; the meaning says how")
-    numbers = {"scale": np.float32(width**-0.5 if scale is None else scale), "cap": np.float32(cap or 0)}
+    bf16 = plan is not None and plan.isa == "amx" and plan.role == "prompt" and width % 32 == 0
+    numbers = {
+        "scale": np.float32(width**-0.5 if scale is None else scale),
+        "cap": np.float32(cap or 0),
+        "bf16": np.bool_(bf16),
+    }
     whole = jnp.asarray(0 if window is None else window, jnp.int32)
     return (q, k, v, sinks, segments, whole), numbers

@@ -40,6 +40,7 @@ def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
     pages, table, at = draw(1, 2, 1, 4, 4), np.array([[0], [1]], I32), np.array([[0, 1], [2, -1]], I32)
     return {
         "norm.rms_norm": ((x, w), {"eps": 1e-5}),
+        "norm.rms_norm_back": ((x, x, w), {"eps": 1e-5}),
         "norm.layer_norm": ((x, w, w), {"eps": 1e-5}),
         "norm.add_layer_norm": ((x, x, w, w, w), {"eps": 1e-5}),
         "rope.rotation": ((at, 4), {"base": 1e5, "factors": [1.0, 2.0]}),
@@ -73,7 +74,7 @@ def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
         "knn.nearest": ((x, base, 2), {}),
         "knn.rescore": ((x, base, np.array([[0, 2], [1, 1]], I32)), {}),
         "linear.products": (((draw(5, 8), draw(3, 8)), x), {}),
-        "linear.low_rank": ((x, draw(2, 8), draw(5, 2)), {"scale": 0.5}),
+        "linear.low_ranks": ((x, ((draw(2, 8), draw(5, 2)), (draw(3, 8), draw(4, 3)))), {"scales": (0.5, 2.0)}),
         "linear.embed": ((draw(5, 8), lanes % 5), {}),
         "linear_transposed.linears_transposed": (((draw(5, 8), draw(3, 8)), draw(2, 5), draw(2, 3)), {}),
         "feed_forward.feed_forward": ((draw(6, 8), draw(6, 8), draw(8, 6), x), {"activation": "gelu"}),

@@ -2,6 +2,7 @@
 against the meaning.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 
 from soberano.backends import native
 from soberano.backends.base import Home
+from soberano.backends.choose import choose
 from soberano.backends.homes import home as home_named
+from soberano.backends.plan import using
 from soberano.core.errors import ShapeError
 from soberano.ops import causal_attention as module
 from soberano.ops.causal_attention import causal_attention, causal_attention_back
@@ -93,6 +96,28 @@ def test_the_kernel_goes_back_as_the_meaning_does(
     for name, ours, theirs in zip("qkv", found, expected, strict=True):
         theirs = home.to_numpy(theirs)
         assert_close(home.to_numpy(ours), theirs, summed=150, size=8, what=f"gradient of {name}, {rule}")
+
+
+@needs_native
+@pytest.mark.skipif(native.state()[0] and native.isa() != "amx", reason="this processor has no matrix unit")
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("shape", [(4, 2, 32), (3, 1, 64), (2, 2, 96)])
+def test_prompts_go_through_the_matrix_unit(shape: tuple[int, int, int], rule: str, rng: np.random.Generator) -> None:
+    """Both ways, as close as bfloat16 is."""
+    home = home_named("jax")
+    q, k, v, segments = map(home.asarray, draw(rng, *shape, tokens=150))
+    grad = home.asarray(rng.normal(size=q.shape).astype(np.float32))
+
+    def both(impl: str) -> list[np.ndarray]:
+        out = causal_attention(q, k, v, segments, impl=impl, **RULES[rule])
+        back = causal_attention_back(grad, out, q, k, v, segments, impl=impl, **RULES[rule])
+        return [home.to_numpy(x) for x in (out, *back)]
+
+    with using(replace(choose("cpu"), role="prompt")):
+        found = both("kernel")
+    for ours, theirs in zip(found, both("meaning"), strict=True):
+        far = np.abs(ours - theirs)
+        assert 0 < far.max() < 0.1 and far.mean() < 3e-3 * np.abs(theirs).mean() + 1e-3
 
 
 def test_parts_give_what_the_whole_gives(home: Home, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
