@@ -147,7 +147,7 @@ def compile_driver(flags: tuple[str, ...], sources: list[Path], folder: Path) ->
 
     program, driver = folder / "driver", Path(__file__).with_name("neon_driver.cc")
     include = [f"-I{native.PACKAGE.parent}", f"-isystem{jax.ffi.include_dir()}"]
-    command = [COMPILER, *native.FLAGS, "-O1", "-Wno-psabi", *flags, *include, driver, *sources, "-o", program]
+    command = [COMPILER, *native.FLAGS, "-Wno-psabi", *flags, *include, driver, *sources, "-o", program]
     subprocess.run(command, check=True, timeout=600)
     return program
 
