@@ -43,8 +43,10 @@ def write_tiny(
     for tensor, numbers in told.get("tensors", {}).items():
         tensors[tensor] = (plain, encode(plain, np.array(numbers, np.float32)))
     for tensor, shape in shapes(name, told, metadata, tensors).items():
-        kind = format_named(types(tensor) if len(shape) > 1 else "F32")
-        tensors[tensor] = (kind, encode(kind, _numbers(rng, tensor, shape)))
+        numbers = _numbers(rng, tensor, shape)
+        numbers = numbers[0] if shape[0] == 1 else numbers  # as converters write a matrix of one row
+        kind = format_named(types(tensor) if numbers.ndim > 1 else "F32")
+        tensors[tensor] = (kind, encode(kind, numbers))
     gguf.write(path, metadata, tensors)
 
 

@@ -118,22 +118,44 @@ def _with_rule(op: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     if rule is None:
         return op.meaning(*args, **options)
 
-    def plain(*args: Any) -> Any:
-        with record(None):
-            return op(*args, **options)
+    leaves, whole = jax.tree.flatten(args)
+    # An array that comes twice, as the layer of two weights does, stays one: kernels ask whether it is the same.
+    distinct = {id(leaf): leaf for leaf in leaves}
+    place = {key: i for i, key in enumerate(distinct)}
+    order = [place[id(leaf)] for leaf in leaves]
 
-    def forward(*args: Any) -> tuple[Any, Any]:
-        result = plain(*args)
-        return result, (args, result)
+    def args_of(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(jax.tree.unflatten(whole, [arrays[i] for i in order]))
+
+    def plain(*arrays: Any) -> Any:
+        with record(None):
+            return op(*args_of(arrays), **options)
+
+    def forward(*arrays: Any) -> tuple[Any, Any]:
+        result = plain(*arrays)
+        return result, (arrays, result)
 
     def backward(saved: Any, grad: Any) -> Any:
-        args, result = saved
+        arrays, result = saved
         with record(None):
-            return rule(grad, result, *args, **options)[: len(args)]  # a rule knows arguments that may be left out
+            found = rule(grad, result, *args_of(arrays), **options)[: len(args)]  # it knows those that may be left out
+        sums: list[Any] = [None] * len(arrays)
+        each = [g for arg, g in zip(args, found, strict=True) for g in _gradients(arg, g)]
+        for i, g in zip(order, each, strict=True):
+            if g is not None:
+                sums[i] = g if sums[i] is None else sums[i] + g
+        return tuple(sums)
 
     call = jax.custom_vjp(plain)
     call.defvjp(forward, backward)
-    return call(*args)
+    return call(*distinct.values())
+
+
+def _gradients(arg: Any, grad: Any) -> list[Any]:
+    """The gradient of each array of an argument, where None stands for none of all of it, or of one of them."""
+    if grad is None:
+        return [None] * len(jax.tree.leaves(arg))
+    return jax.tree.leaves(grad, is_leaf=lambda part: part is None)
 
 
 def with_gradient_of(meaning: Callable[..., Any], kernel: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from soberano.core.progress import Progress, silent
+from soberano.core.types import Array
 from soberano.models.model import Model
-from soberano.models.step import Chunk
 
 
 def sample_text() -> str:
@@ -29,15 +29,14 @@ def logits(
     `single` feeds one token at a time, as decode does.
     """
     pages, programs = model.pages.take(len(tokens)), model.programs
-    send = model.home.asarray
+
+    def table(end: int) -> Array:
+        return model.home.asarray(programs.table(pages, programs.table_width(end, model.context)))
+
     try:
         done = 0
         while done < len(tokens):
-            count, size = (1, 1) if single else programs.chunk(len(tokens) - done)
-            ids, positions = np.zeros((1, size), np.int32), np.full((1, size), -1, np.int32)
-            ids[0, :count], positions[0, :count] = tokens[done : done + count], np.arange(done, done + count)
-            table = programs.table(pages, programs.table_width(done + count, model.context))
-            chunk = Chunk(send(ids), send(positions), send(table), send(np.zeros(1, np.int32)))
+            chunk, count = programs.prompt(tokens, done, table, single=single)
             out = model.forward(chunk, "token" if single else "prompt", every=True)
             done += count
             yield model.home.to_numpy(out)[0, :count]

@@ -68,10 +68,6 @@ class Shards:
             raise FileError(f"{self.path} has no tensor {name!r}; it has {len(self.tensors)}")
         return self._of[name].raw(name)
 
-    def release(self, name: str) -> None:
-        """As MappedTensors.release."""
-        self._of[name].release(name)
-
     def pieces(self, name: str, rows: int) -> Iterator[tuple[int, np.ndarray]]:
         """As MappedTensors.pieces."""
         return self._of[name].pieces(name, rows)

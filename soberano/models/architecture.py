@@ -14,6 +14,7 @@ The contract of such a file, soberano/models/<general.architecture>.py (dashes b
     encode      of an encoder: (weights, tokens (B, T), lengths (B,), Config) -> (B, T, D)
     Head        if it is there: the class of the head that makes it a cross-encoder, see head.py; Weights has a field
     `head` then, and where Config.types is above 1, encode takes types (B, T) as well: which text a token is of
+    MIXTURE     if it is there: the file that reads those whose files say this name, and that they have experts
     TABLES      if it is there: the fields whose rows are looked up and nothing more
     FUSED       if it is there: tensors that a file may hold as one, and the fields that they are: see fused.py
     ABSENT      if it is there: fields of a Layer -> the layers that do without; zeros are there, for nobody to read
@@ -22,6 +23,7 @@ The contract of such a file, soberano/models/<general.architecture>.py (dashes b
 """
 
 import pkgutil
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -45,6 +47,12 @@ def architecture(name: str, path: object = "the model") -> Any:
     raise UnsupportedModel(
         f"{path}: the architecture is {name[:60]!r}, which is not supported yet; known: {', '.join(known())}"
     )
+
+
+def name_of_file(said: str, metadata: Mapping[str, Any], path: object = "the model") -> str:
+    """What to ask `architecture` for, of a file whose metadata say it is `said`. Raises as that does."""
+    mixture = getattr(architecture(said, path), "MIXTURE", None)
+    return mixture if mixture and metadata.get(f"{said}.expert_count") else said
 
 
 def is_encoder(module: Any) -> bool:

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 from soberano.backends.homes import home_of
 from soberano.core.types import Array
+from soberano.models import bert_config
+from soberano.models.bert_config import common_numbers
 from soberano.models.head import Tanh
-from soberano.models.layers import Metadata, each_block, heads, merge, widths
+from soberano.models.layers import Metadata, each_block, heads, merge
 from soberano.ops.activation import Form, gelu
 from soberano.ops.linear import embed, linear, linears
 from soberano.ops.norm import add_layer_norm, layer_norm
@@ -19,36 +21,17 @@ from soberano.quant.tensor import Stack, Weight
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(bert_config.Config):
     """The numbers of the model, as its file states them."""
 
-    layers: int
-    width: int
-    heads: int
-    head: int
-    ffn: int
-    vocabulary: int
-    context: int
-    types: int
-    eps: float
     form: Form  # of the GELU; a GGUF file does not say, and means the exact one
 
     @classmethod
     def from_gguf(cls, meta: Metadata) -> "Config":
         """Read the keys bert.*; raises FileError naming a key that is missing or wrong."""
-        width, count, head = widths(meta)
-        meta.only("attention.causal", False)
         meta.choice("position_type", {"absolute"}, "absolute")
         return cls(
-            layers=meta.layers,
-            width=width,
-            heads=count,
-            head=head,
-            ffn=meta.whole("feed_forward_length"),
-            vocabulary=meta.vocabulary,
-            context=meta.whole("context_length"),
-            types=meta.rows("token_types"),
-            eps=meta.number("attention.layer_norm_epsilon"),
+            **common_numbers(meta),
             form="erf" if meta.choice("activation", {"gelu", "gelu_new"}, "gelu") == "gelu" else "tanh",
         )
 

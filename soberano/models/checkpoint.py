@@ -76,10 +76,6 @@ class Checkpoint:
         """As TensorFile.raw."""
         return self._file.raw(self._theirs.get(name, name))
 
-    def release(self, name: str) -> None:
-        """As TensorFile.release."""
-        self._file.release(self._theirs[name])
-
     def pieces(self, name: str, rows: int) -> Iterator[tuple[int, np.ndarray]]:
         """As TensorFile.pieces."""
         return self._file.pieces(self._theirs[name], rows)

@@ -15,18 +15,19 @@ from soberano.backends.choose import choose
 from soberano.backends.homes import home
 from soberano.backends.plan import Plan, using
 from soberano.core.errors import InputError, UnsupportedModel
+from soberano.core.memory import free_memory
 from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
 from soberano.core.types import Array
 from soberano.models import rank
 from soberano.models.architecture import architecture
-from soberano.models.batches import Batch, batches
+from soberano.models.batches import USUAL, Batch, batches, check_memory
 from soberano.models.encoding import Encoding
 from soberano.models.head import NAMES, head_pooling
 from soberano.models.keys import read_config
 from soberano.models.layers import Metadata, ModelFile
 from soberano.models.sentence import Sentence
-from soberano.models.weights import find_weights, load_weights
+from soberano.models.weights import find_weights, load_weights, weight_bytes
 from soberano.ops.distance import unit
 from soberano.ops.pool import POOLINGS, Pooling, pool
 from soberano.text.tokenizer import Tokenizer
@@ -54,7 +55,7 @@ class Options:
     files say.
     """
 
-    batch: int = 32
+    batch: int = USUAL
     dimensions: int | None = None
     normalize: bool | None = None
     pooling: Pooling | None = None
@@ -115,6 +116,9 @@ class Encoder:
         count = sum(int(np.prod(t.shape)) for t in file.tensors.values())
         plan = choose(backend, weights=count, progress=progress)
         self.plan = replace(plan, role="token" if exact else "prompt")
+        if plan.platform == "cpu":
+            need = weight_bytes(found, plan.weights)
+            check_memory(need, self.context, self.config.width, self.config.ffn, free_memory())
         self.home = home(plan.home)
         self.home.persist(settings().cache_dir() / "programs")
         self.weights = load_weights(file, self.module, found, self.plan, self.home, progress)
@@ -191,7 +195,7 @@ class Encoder:
     def start_ranking(self, pairs: Sequence[Sequence[int]]) -> Encoding:
         """Begin to score pairs, each given as the tokens that the model reads. Raises InputError."""
         probabilities = np.vectorize(rank.probability, otypes=[np.float64])
-        return self._encoding(pairs, Options.batch, lambda batch: probabilities(self.run(batch)[: len(batch.texts)]))
+        return self._encoding(pairs, USUAL, lambda batch: probabilities(self.run(batch)[: len(batch.texts)]))
 
     def rerank(
         self,

@@ -43,7 +43,7 @@ class Config(decoder.Config):
         return cls(
             **numbers,
             windows=read_windows(meta, period=6, size=0),
-            near=read_rotary_of_windows(meta, 10_000.0),
+            near=read_rotary_of_windows(meta, numbers["rotary"].width, 10_000.0),
             scale=head**-0.5,
             cap=meta.amount("final_logit_softcapping", 0.0),
         )

@@ -11,7 +11,9 @@ from typing import NamedTuple
 from soberano.backends.homes import home_of
 from soberano.core.errors import UnsupportedModel
 from soberano.core.types import Array
-from soberano.models.layers import Metadata, each_block, heads, merge, widths
+from soberano.models import bert_config
+from soberano.models.bert_config import common_numbers
+from soberano.models.layers import Metadata, each_block, heads, merge
 from soberano.ops.feed_forward import feed_forward
 from soberano.ops.linear import embed, linear, linears
 from soberano.ops.norm import add_layer_norm, layer_norm
@@ -20,41 +22,20 @@ from soberano.quant.tensor import Stack, Weight
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(bert_config.Config):
     """The numbers of the model, as its file states them."""
-
-    layers: int
-    width: int
-    heads: int
-    head: int
-    ffn: int
-    vocabulary: int
-    context: int
-    types: int
-    eps: float
 
     @classmethod
     def from_gguf(cls, meta: Metadata) -> "Config":
         """Read the keys jina-bert-v2.*; raises FileError naming a key that is missing or wrong."""
-        (width, count, head), ffn = widths(meta), meta.whole("feed_forward_length")
-        meta.only("attention.causal", False)
+        numbers = common_numbers(meta)
         meta.choice("feed_forward_type", {"geglu"}, "geglu")
-        if "blk.0.attn_norm_2.weight" in meta.file.tensors and meta.rows("blk.0.ffn_up") != ffn:
+        if "blk.0.attn_norm_2.weight" in meta.file.tensors and meta.rows("blk.0.ffn_up") != numbers["ffn"]:
             raise UnsupportedModel(
                 f"{meta.file.path}: blk.0.ffn_up.weight holds the gate and what it gates in an order that depends on "
                 f"who converted it; convert the file with ffn_gate and ffn_up apart"
             )
-        return cls(
-            layers=meta.layers,
-            width=width,
-            heads=count,
-            head=head,
-            ffn=ffn,
-            vocabulary=meta.vocabulary,
-            context=meta.whole("context_length"),
-            types=meta.rows("token_types"),
-            eps=meta.number("attention.layer_norm_epsilon"),
-        )
+        return cls(**numbers)
 
 
 class Block(NamedTuple):

@@ -5,7 +5,7 @@ blk.<i>.<field>.weight. Axes: B batch, T new tokens, D width, H query heads, K k
 vocabulary.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from soberano.core.types import Array
 from soberano.models import decoder
@@ -36,12 +36,17 @@ class Block(NamedTuple):
 Weights, Layer, shapes, logits = Decoder, Block, decoder.common_shapes, decoder.logits
 
 
-def block(w: Block, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[Array, Cache]:
-    """Run one layer: x (B, T, D) -> (B, T, D), and the cache with the new keys and values."""
+def attention(w: Any, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[Array, Cache]:
+    """Run the first half of a layer that has this block's attention: x (B, T, D) -> (B, T, D), and the cache."""
     h = rms_norm(x, w.attn_norm, eps=c.eps)
     q, k, v = (heads(y, c.head) for y in linears((w.attn_q, w.attn_k, w.attn_v), h))  # (B, T, H or K, E)
     seen, cache = cache.attend(q, k, v, turn)  # (B, T, H, E)
-    x = x + linear(w.attn_output, merge(seen))
+    return x + linear(w.attn_output, merge(seen)), cache
+
+
+def block(w: Block, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[Array, Cache]:
+    """Run one layer: x (B, T, D) -> (B, T, D), and the cache with the new keys and values."""
+    x, cache = attention(w, x, cache, turn, c)
     h = rms_norm(x, w.ffn_norm, eps=c.eps)
     return x + feed_forward(w.ffn_gate, w.ffn_up, w.ffn_down, h), cache
 
@@ -54,4 +59,5 @@ def forward(m: Decoder, tokens: Array, cache: Cache, c: Config) -> tuple[Array, 
 
 
 HUGGING_FACE_TENSORS = decoder.HUGGING_FACE_TENSORS
+MIXTURE = "mixtral"
 PAIRS_INTERLEAVED = True  # rows of queries and keys are in another order there

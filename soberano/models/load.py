@@ -76,6 +76,17 @@ def load_encoder(
     return found
 
 
+def check_decoder(path: Path) -> None:
+    """Raise InputError for an encoder, of which there is nothing to generate; only the head of a file is read."""
+    folder = folder_of(path)
+    if folder is not None:
+        with Checkpoint(Folder(folder)) as weights:
+            _check(weights.module, Model, folder)
+    else:
+        with gguf.read(path) as file:
+            _check(architecture(file.field("general.architecture", str), path), Model, path)
+
+
 def _load(
     path: str | os.PathLike[str],
     wanted: type | None,
@@ -114,7 +125,10 @@ def _path(path: str | os.PathLike[str] | None) -> Path | None:
 
 def _check(module: Any, wanted: type | None, where: Path) -> None:
     if wanted is Model and is_encoder(module):
-        raise InputError(f"{where} is an encoder: it turns texts into vectors and writes none; use `soberano embed`")
+        raise InputError(
+            f"{where} is an encoder: it turns texts into vectors and writes none; use `soberano embed`, or `soberano "
+            f"rerank` where it has a head that ranks"
+        )
     if wanted is Encoder and not is_encoder(module):
         raise InputError(f"{where} generates text and is no encoder; `soberano pull minilm` brings one that embeds")
 

@@ -19,7 +19,7 @@ from soberano.core.types import Array
 from soberano.formats import gguf
 from soberano.models import judge, rank
 from soberano.models.adapter import Adapter, adapt, read_adapter
-from soberano.models.architecture import architecture
+from soberano.models.architecture import architecture, name_of_file
 from soberano.models.cache import Pages, Room, cache_dtype
 from soberano.models.generate import Generation
 from soberano.models.keys import read_config
@@ -49,8 +49,9 @@ class Model:
         progress: Progress,
     ) -> None:
         refuse_parts(file)
-        self.architecture = name = file.field("general.architecture", str)
-        self.module, meta = architecture(name, path), Metadata(file, name, wanted=context)
+        self.architecture = said = file.field("general.architecture", str)
+        self.module_name = name_of_file(said, file.metadata, path)
+        self.module, meta = architecture(self.module_name), Metadata(file, said, wanted=context)
         self.config = read_config(self.module, meta)
         found = find_weights(file, self.module, self.config)
         self.metadata: Mapping[str, Any] = file.metadata
@@ -59,7 +60,7 @@ class Model:
         _refuse_more_tokens(path, self.tokenizer.size, self.config.vocabulary)
         self.chat = _template(file, self.tokenizer)
         self.context = _context(self.config.context, meta.length)
-        beside = read_adapter(adapter, name, self.module, self.config) if adapter else None
+        beside = read_adapter(adapter, said, self.module, self.config) if adapter else None
         if beside:
             _refuse_wrong_base(beside, path, adapter, progress)
         count = sum(math.prod(t.shape) for t in file.tensors.values())
@@ -70,7 +71,7 @@ class Model:
             self.plan = choose(backend, weights=count, progress=progress)
             self.home = home(self.plan.home)
             self.home.persist(settings().cache_dir() / "programs")
-            self.programs, c = Programs(name, self.config, self.plan, self.tokenizer.size), self.config
+            self.programs, c = Programs(self.module_name, self.config, self.plan, self.tokenizer.size), self.config
             dtype = self.programs.cache_dtype if cache is None else cache_dtype(cache, c.head)
             self._room = Room(c.layers, c.kv_heads, c.head, dtype, self.context, sequences)
             if self.plan.platform == "cpu":  # a refusal need not wait for the weights

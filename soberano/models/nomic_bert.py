@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 from soberano.backends.homes import home_of
 from soberano.core.types import Array
-from soberano.models.layers import Metadata, each_block, heads, merge, widths
+from soberano.models import bert_config
+from soberano.models.bert_config import common_numbers
+from soberano.models.layers import Metadata, each_block, heads, merge
 from soberano.models.rotary import UNSCALED, Rotary, read_rotary
 from soberano.ops.feed_forward import feed_forward
 from soberano.ops.linear import embed, linear, linears
@@ -20,42 +22,21 @@ from soberano.quant.tensor import Stack, Weight
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(bert_config.Config):
     """The numbers of the model, as its file states them."""
 
-    layers: int
-    width: int
-    heads: int
-    head: int
-    ffn: int
-    vocabulary: int
-    context: int
-    types: int
-    eps: float
     rotary: Rotary
 
     @classmethod
     def from_gguf(cls, meta: Metadata) -> "Config":
         """Read the keys nomic-bert.*; raises FileError naming a key that is missing or wrong."""
-        width, count, head = widths(meta)
-        head = meta.whole("attention.key_length", head)
-        meta.only("attention.causal", False)
+        numbers = common_numbers(meta)
+        numbers["head"] = meta.whole("attention.key_length", numbers["head"])
         meta.choice("activation", ("silu", "swiglu"), "silu")
         meta.choice("rope.scaling.type", UNSCALED, "none")
         for key, plain in (("prenorm", False), ("rotary_emb_interleaved", False), ("rotary_emb_fraction", 1.0)):
             meta.only(key, plain)
-        return cls(
-            layers=meta.layers,
-            width=width,
-            heads=count,
-            head=head,
-            ffn=meta.whole("feed_forward_length"),
-            vocabulary=meta.vocabulary,
-            context=meta.whole("context_length"),
-            types=meta.rows("token_types"),
-            eps=meta.number("attention.layer_norm_epsilon"),
-            rotary=read_rotary(meta, head),
-        )
+        return cls(**numbers, rotary=read_rotary(meta, numbers["head"]))
 
 
 class Block(NamedTuple):

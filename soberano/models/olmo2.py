@@ -32,11 +32,12 @@ class Config(decoder.Config):
     @classmethod
     def from_gguf(cls, meta: Metadata) -> "Config":
         """Read the keys olmo2.*; raises FileError naming a key that is missing or wrong."""
-        base = meta.number("rope.freq_base", 10_000.0)
+        numbers = common_numbers(meta)
+        far = numbers["rotary"]
         return cls(
-            **common_numbers(meta),
+            **numbers,
             windows=read_windows(meta, period=4, size=0),
-            near=read_rotary_of_windows(meta, base),
+            near=read_rotary_of_windows(meta, far.width, far.base),
         )
 
 

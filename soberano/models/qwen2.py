@@ -4,7 +4,7 @@ Source: arXiv:2407.10671. A field of Block is the tensor blk.<i>.<field>.weight,
 tokens, D width, H query heads, K key heads, E head width, F ffn, V vocabulary.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from soberano.core.types import Array
 from soberano.models import decoder
@@ -38,13 +38,18 @@ class Block(NamedTuple):
 Weights, Layer, shapes, logits = Decoder, Block, decoder.common_shapes, decoder.logits
 
 
-def block(w: Block, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[Array, Cache]:
-    """Run one layer: x (B, T, D) -> (B, T, D), and the cache with the new keys and values."""
+def attention(w: Any, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[Array, Cache]:
+    """Run the first half of a layer that has this block's attention: x (B, T, D) -> (B, T, D), and the cache."""
     h = rms_norm(x, w.attn_norm, eps=c.eps)
     q, k, v = linears((w.attn_q, w.attn_k, w.attn_v), h)  # (B, T, H*E or K*E)
     q, k, v = (heads(y, c.head) for y in (q + w.attn_q_bias, k + w.attn_k_bias, v + w.attn_v_bias))
     seen, cache = cache.attend(q, k, v, turn, pairing="halves")  # (B, T, H, E)
-    x = x + linear(w.attn_output, merge(seen))
+    return x + linear(w.attn_output, merge(seen)), cache
+
+
+def block(w: Block, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[Array, Cache]:
+    """Run one layer: x (B, T, D) -> (B, T, D), and the cache with the new keys and values."""
+    x, cache = attention(w, x, cache, turn, c)
     h = rms_norm(x, w.ffn_norm, eps=c.eps)
     return x + feed_forward(w.ffn_gate, w.ffn_up, w.ffn_down, h), cache
 

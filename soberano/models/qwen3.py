@@ -4,7 +4,7 @@ Source: arXiv:2505.09388. A field of Block is the tensor blk.<i>.<field>.weight,
 tokens, D width, H query heads, K key heads, E head width, F ffn, V vocabulary.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from soberano.core.types import Array
 from soberano.models import decoder
@@ -42,13 +42,18 @@ def shapes(c: Config) -> dict[str, tuple[int, ...]]:
     return decoder.common_shapes(c) | {"attn_q_norm": (c.head,), "attn_k_norm": (c.head,)}
 
 
-def block(w: Block, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[Array, Cache]:
-    """Run one layer: x (B, T, D) -> (B, T, D), and the cache with the new keys and values."""
+def attention(w: Any, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[Array, Cache]:
+    """Run the first half of a layer that has this block's attention: x (B, T, D) -> (B, T, D), and the cache."""
     h = rms_norm(x, w.attn_norm, eps=c.eps)
     q, k, v = (heads(y, c.head) for y in linears((w.attn_q, w.attn_k, w.attn_v), h))  # (B, T, H or K, E)
     q, k = rms_norm(q, w.attn_q_norm, eps=c.eps), rms_norm(k, w.attn_k_norm, eps=c.eps)
     seen, cache = cache.attend(q, k, v, turn, pairing="halves")  # (B, T, H, E)
-    x = x + linear(w.attn_output, merge(seen))
+    return x + linear(w.attn_output, merge(seen)), cache
+
+
+def block(w: Block, x: Array, cache: Cache, turn: Rotation, c: Config) -> tuple[Array, Cache]:
+    """Run one layer: x (B, T, D) -> (B, T, D), and the cache with the new keys and values."""
+    x, cache = attention(w, x, cache, turn, c)
     h = rms_norm(x, w.ffn_norm, eps=c.eps)
     return x + feed_forward(w.ffn_gate, w.ffn_up, w.ffn_down, h), cache
 

@@ -66,10 +66,9 @@ def read_rotary(meta: Metadata, head: int) -> Rotary:
     return Rotary(width, base, 1.0 if kind in UNSCALED else 1.0 / factor, factors, magnitude)
 
 
-def read_rotary_of_windows(meta: Metadata, base: float) -> Rotary:
+def read_rotary_of_windows(meta: Metadata, width: int, base: float) -> Rotary:
     """The rotary embedding of layers with a sliding window, which is never scaled; `base` where the file says none."""
-    head = meta.whole("attention.key_length", meta.whole("embedding_length") // meta.whole("attention.head_count"))
-    return Rotary(meta.whole("rope.dimension_count", head), meta.number("rope.freq_base_swa", base))
+    return Rotary(width, meta.number("rope.freq_base_swa", base))
 
 
 def _factors(meta: Metadata, pairs: int, long: bool) -> tuple[float, ...] | None:

@@ -171,12 +171,14 @@ class Programs:
             return left, above[0]
         return below[-1], below[-1]
 
-    def prompt(self, tokens: Sequence[int], start: int, table: Callable[[int], Array]) -> tuple[Chunk, int]:
+    def prompt(
+        self, tokens: Sequence[int], start: int, table: Callable[[int], Array], *, single: bool = False
+    ) -> tuple[Chunk, int]:
         """(the next chunk of a prompt of which `start` tokens have been read, how many it takes).
 
-        table(n) is the page table (1, N) for a step that ends at n tokens.
+        table(n) is the page table (1, N) for a step that ends at n tokens. `single`: one token, as decode reads it.
         """
-        count, size = self.chunk(len(tokens) - start)
+        count, size = (1, 1) if single else self.chunk(len(tokens) - start)
         ids, positions = np.zeros((1, size), np.int32), np.full((1, size), -1, np.int32)
         ids[0, :count], positions[0, :count] = tokens[start : start + count], np.arange(start, start + count)
         send = self.home.asarray

@@ -7,6 +7,7 @@
 //
 // A unit of work is a block of queries that share their keys, with all of their runs; where there are few blocks, with
 // one run, and what the runs give is merged when all are there.
+#include <atomic>
 #include <vector>
 
 #include "soberano/backends/pool.h"
@@ -38,37 +39,34 @@ std::vector<Block> blocks_of(const Call& c, int threads) {
   return blocks;
 }
 
-// Few blocks, as for a generated token: stretches of their runs are shared out, and merged when all are there.
-template <class Math> void run_few(const Call& c, const std::vector<Block>& blocks, int64_t runs, int64_t part) {
+// Few blocks, as for a generated token: their runs, one block after the other, are shared out in equal stretches. Who
+// comes last to a block merges it.
+template <class Math> void run_few(const Call& c, const std::vector<Block>& blocks, int64_t part) {
   static thread_local Scratch<float> memory;
-  float* const parts = memory.room(runs * part);
   Pool& pool = Pool::instance();
-  struct Stretch {
-    const Block* block;
-    int first, last;
-    float* parts;
-  };
-  std::vector<Stretch> stretches;
-  const int size = int(std::max<int64_t>(1, runs / (8 * pool.threads())));
-  float* at = parts;
-  for (const Block& block : blocks)
-    for (int first = block.first_run(); first < block.last_run(); first += size) {
-      const int last = std::min(first + size, block.last_run());
-      stretches.push_back({&block, first, last, at});
-      at += (last - first) * part;
-    }
-  pool.parallel(int(stretches.size()), [&](int i) {
-    const Stretch& s = stretches[i];
-    const Math math(c, *s.block);
-    for (int run = s.first; run < s.last; run++)
-      math.run(int64_t(run) * kRun, Part::in(s.parts + (run - s.first) * part, s.block->rows));
-  });
-  at = parts;
-  for (const Block& block : blocks) {
-    Merge merge(c, block);
-    for (int run = 0; run < block.runs(); run++, at += part) merge.add(Part::in(at, block.rows));
-    merge.finish();
+  std::vector<int64_t> begin = {0};                       // of the runs of each block
+  std::vector<std::atomic<int64_t>> left(blocks.size());  // runs of each block that are not there yet
+  for (size_t b = 0; b < blocks.size(); b++) {
+    begin.push_back(begin[b] + blocks[b].runs()), left[b] = blocks[b].runs();
+    if (blocks[b].runs() == 0) Merge(c, blocks[b]).finish();  // padding
   }
+  const int64_t runs = begin.back(), stretches = std::min<int64_t>(runs, 2 * pool.threads());
+  float* const parts = memory.room(runs * part);
+  pool.parallel(int(stretches), [&](int i) {
+    int64_t run = i * runs / stretches;
+    const int64_t end = (i + 1) * runs / stretches;
+    for (size_t b = std::upper_bound(begin.begin(), begin.end(), run) - begin.begin() - 1; run < end; b++) {
+      const Block& block = blocks[b];
+      const int64_t stop = std::min(end, begin[b + 1]), count = stop - run;
+      const Math math(c, block);
+      for (; run < stop; run++)
+        math.run((block.first_run() + run - begin[b]) * kRun, Part::in(parts + run * part, block.rows));
+      if (left[b].fetch_sub(count, std::memory_order_acq_rel) > count) continue;
+      Merge merge(c, block);
+      for (int64_t r = begin[b]; r < begin[b + 1]; r++) merge.add(Part::in(parts + r * part, block.rows));
+      merge.finish();
+    }
+  });
 }
 
 template <class Math> void run(const Call& c) {
@@ -78,7 +76,7 @@ template <class Math> void run(const Call& c) {
   int64_t runs = 0;
   for (const Block& block : blocks) runs += block.runs();
   if (int(blocks.size()) < 8 * pool.threads() && runs * part < 1 << 20) {
-    run_few<Math>(c, blocks, runs, part);
+    run_few<Math>(c, blocks, part);
     return;
   }
   pool.parallel(int(blocks.size()), [&](int i) {

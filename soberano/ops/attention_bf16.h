@@ -112,9 +112,9 @@ template <class Page> class AttendBf16 {
     for (int64_t p = first; p < count; p++) {
       Page::read_keys(pages.key(p), n_.E, n_.page, numbers);
       Soon soon = pages.after_key(p, n_.E / 2);
-      for (int64_t key = 0; key < n_.page; key += 16, soon = Soon())
+      for (int64_t key = 0; key < n_.page; key += 16)
         for (int64_t e = 0; e < n_.E; e += 2) {
-          soon.ask(e / 2);
+          soon.ask();
           store_pairs(k + (p * n_.page + key) * n_.E + e * 16, load(numbers + e * n_.page + key),
                       load(numbers + (e + 1) * n_.page + key));
         }
@@ -124,7 +124,7 @@ template <class Page> class AttendBf16 {
       if (seen.most < (p + 1) * n_.page)
         std::fill(numbers + seen.most % n_.page * n_.E, numbers + n_.page * n_.E, 0.0f);
       for (int64_t key = 0; key < n_.page; key += 2) {
-        soon.ask(key / 2);
+        soon.ask();
         for (int64_t e = 0; e < n_.E; e += 16)
           store_pairs(value_row(v, e, p * n_.page + key), load(numbers + key * n_.E + e),
                       load(numbers + (key + 1) * n_.E + e));

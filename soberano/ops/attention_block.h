@@ -95,15 +95,21 @@ class Queries {
 // How many pages ahead of the one that is computed on memory is asked for.
 constexpr int kAhead = 3;
 
-// A page that will be wanted soon. Memory is asked for it line by line, in `rows` steps, between arithmetic: asked for
+// A page that will be wanted soon. Memory is asked for it line by line, in so many steps, between arithmetic: asked for
 // all at once, the lines would fill the buffers that loads need as well.
-struct Soon {
-  const uint8_t* page = nullptr;
-  int64_t row = 0;  // bytes in a step; 0: there is nothing to ask for
+class Soon {
+ public:
+  Soon(const uint8_t* page, int64_t bytes, int64_t steps)
+      : line_(page), end_(page + bytes), lines_(int((bytes / 64 + steps - 1) / steps)) {}
 
-  void ask(int64_t i) const {
-    for (int64_t line = 0; line < row; line += 64) __builtin_prefetch(page + i * row + line, 0, 2);
+  void ask() {
+    if (line_ >= end_) return;
+    for (int i = 0; i < lines_; i++, line_ += 64) __builtin_prefetch(line_, 0, 2);
   }
+
+ private:
+  const uint8_t *line_, *end_;
+  int lines_;  // in a step
 };
 
 // Where the pages of a run lie, counted from its first.
@@ -122,8 +128,8 @@ template <class Page> class RunPages {
   const uint8_t* value(int64_t p) const { return v_ + table_[p] * stride_; }
 
   // The page that comes kAhead pages after key page p, or after value page p: all keys of a run come before its values.
-  Soon after_key(int64_t p, int64_t rows) const { return {in_order(p + kAhead), size_ / rows}; }
-  Soon after_value(int64_t p, int64_t rows) const { return {in_order(per_run_ + p + kAhead), size_ / rows}; }
+  Soon after_key(int64_t p, int64_t steps) const { return {in_order(p + kAhead), size_, steps}; }
+  Soon after_value(int64_t p, int64_t steps) const { return {in_order(per_run_ + p + kAhead), size_, steps}; }
 
  private:
   const uint8_t* in_order(int64_t i) const {

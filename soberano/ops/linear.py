@@ -32,10 +32,11 @@ def linears(weights: tuple[Weight, ...], x: Array, **how: Any) -> tuple[Array, .
     Together they are cheaper than one by one: x is prepared once.
     """
     results = products(tuple(w.base if isinstance(w, Adapted) else w for w in weights), x, **how)
-    return tuple(
-        y + low_rank(x, w.a, w.b, scale=w.scale) if isinstance(w, Adapted) else y
-        for w, y in zip(weights, results, strict=True)
-    )
+    adapted = [w for w in weights if isinstance(w, Adapted)]
+    if not adapted:
+        return results
+    beside = iter(low_ranks(x, tuple((w.a, w.b) for w in adapted), scales=tuple(w.scale for w in adapted)))
+    return tuple(y + next(beside) if isinstance(w, Adapted) else y for w, y in zip(weights, results, strict=True))
 
 
 @op
@@ -48,12 +49,22 @@ def products(weights: tuple[Frozen, ...], x: Array) -> tuple[Array, ...]:
 
 
 @op
-def low_rank(x: Array, a: Array, b: Array, *, scale: float) -> Array:
-    """Multiply x (..., I) float32 by the small matrices a (R, I) and b (O, R): scale * (x a^T) b^T -> (..., O) float32.
+def low_ranks(x: Array, pairs: tuple[tuple[Array, Array], ...], *, scales: tuple[float, ...]) -> tuple[Array, ...]:
+    """Multiply the same x (..., I) float32 by pairs of a (R, I) and b (O, R): scale * (x a^T) b^T -> (..., O) for each.
 
     Source: Hu et al. 2021, arXiv 2106.09685.
     """
-    return (scale * (x @ a.T)) @ b.T
+    inner = by_rank(x @ home_of(x).xp.concatenate([a for a, _ in pairs]).T, pairs)
+    return tuple((scale * each) @ b.T for scale, each, (_, b) in zip(scales, inner, pairs, strict=True))
+
+
+def by_rank(inner: Array, pairs: tuple[tuple[Array, Array], ...]) -> list[Array]:
+    """The parts (..., R) of what all `a` together made of x."""
+    found, start = [], 0
+    for a, _ in pairs:
+        found.append(inner[..., start : start + a.shape[0]])
+        start += a.shape[0]
+    return found
 
 
 def _product(weight: Frozen, x: Array) -> Array:

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from soberano.backends.homes import home_of
 from soberano.core.types import Array
+from soberano.ops.linear import by_rank
 from soberano.ops.linear_transposed import linears_transposed
 from soberano.quant.tensor import Frozen
 
@@ -14,8 +16,20 @@ def products(
     return None, linears_transposed(weights, *grads)
 
 
-def low_rank(grad: Array, result: Array, x: Array, a: Array, b: Array, *, scale: float) -> tuple[Any, ...]:
+def low_ranks(
+    grads: tuple[Array, ...],
+    results: tuple[Array, ...],
+    x: Array,
+    pairs: tuple[tuple[Array, Array], ...],
+    *,
+    scales: tuple[float, ...],
+) -> tuple[Any, ...]:
     """Of y = scale * (x A^T) B^T. The inner product is computed again: it is smaller than what keeping it costs."""
-    rows, back = x.reshape(-1, x.shape[-1]), (scale * grad).reshape(-1, grad.shape[-1])
-    inner, outer = rows @ a.T, back @ b  # (N, R)
-    return (outer @ a).reshape(x.shape), outer.T @ rows, back.T @ inner
+    xp, rows = home_of(x).xp, x.reshape(-1, x.shape[-1])
+    together = xp.concatenate([a for a, _ in pairs])  # (all R, I)
+    back = [(scale * grad).reshape(-1, grad.shape[-1]) for scale, grad in zip(scales, grads, strict=True)]
+    outer = xp.concatenate([y @ b for y, (_, b) in zip(back, pairs, strict=True)], axis=-1)  # (N, all R)
+    slopes_a = by_rank((rows.T @ outer), pairs)  # (I, R) each
+    slopes_b = [y.T @ inner for y, inner in zip(back, by_rank(rows @ together.T, pairs), strict=True)]
+    slopes = tuple((a.T, b) for a, b in zip(slopes_a, slopes_b, strict=True))
+    return (outer @ together).reshape(x.shape), slopes

@@ -4,6 +4,7 @@
     Stack     the matrices of one tensor name over all layers; a file may mix types, so one stack per type and a table
     Adapted   a frozen weight and a low-rank correction of it, trained beside it (LoRA)
     Choice    a layer of such a mixed stack: its format is known only when its number is
+    Experts   the matrices of a layer's experts (X, O, I): so many neighbours in one stack of all layers' experts
 
 All are trees, so they pass through jit; what is static in them (shape, format, layout) is part of the jit key.
 """
@@ -83,8 +84,7 @@ class Choice:
     @property
     def shape(self) -> tuple[int, int]:
         """(O, I), as of any other weight."""
-        first = self.members[0]
-        return (first.shape[-2], first.shape[-1])
+        return _shape(self.members)
 
     def options(self, home: Home) -> list[Array | QTensor]:
         """What each member has at this layer's slot; the member that is meant has the weight, the others anything."""
@@ -122,11 +122,48 @@ class Stack:
     tag: Array  # (L,) int32
     slot: Array  # (L,) int32
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I), as of the weight of any layer."""
+        return _shape(self.members)
+
     def layer(self, home: Home, i: Array | int) -> "Weight":
         """The weight of layer i: a view for packed members, a slice for small plain arrays."""
         if len(self.members) == 1:
             return _member(home, self.members[0], i)  # a lone stack holds every layer in order
         return Choice(self.members, self.tag, self.slot, i)
+
+
+@node(static=("count",))
+@dataclass(frozen=True)
+class Experts:
+    """The matrices of the experts of layer `index` () int32; of all layers where that is None.
+
+    They are a Stack like any other: expert e of layer i is its matrix i * count + e, whatever its format.
+    """
+
+    matrices: Stack
+    count: int  # X
+    index: Array | int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(X, O, I), as in the file."""
+        return (self.count, *self.matrices.shape)
+
+    @property
+    def first(self) -> Array | int:
+        """The place of expert 0 in the stack."""
+        assert self.index is not None, "these are the experts of all layers; take .layer(home, i)"
+        return self.index * self.count
+
+    def layer(self, home: Home, i: Array | int) -> "Experts":
+        """The experts of layer i: a view."""
+        return replace(self, index=i)
+
+    def expert(self, home: Home, e: Array | int) -> "Weight":
+        """The matrix (O, I) of expert e: a view, as of a layer of a stack."""
+        return self.matrices.layer(home, self.first + e)
 
 
 @node(static=("scale",))
@@ -146,6 +183,10 @@ class AdaptedStack:
 
 Frozen = Union[Array, QTensor, Choice]  # noqa: UP007 - Array is Any, which swallows a | union
 Weight = Union[Frozen, Adapted]  # noqa: UP007 - Array is Any, which swallows a | union
+
+
+def _shape(members: tuple[Array | QTensor, ...]) -> tuple[int, int]:
+    return (members[0].shape[-2], members[0].shape[-1])
 
 
 def _length(member: Array | QTensor) -> int:

@@ -15,10 +15,9 @@ from soberano.models.rank import Pairs, best
 from soberano.server import checks
 from soberano.server.engine import Loaded
 from soberano.server.errors import RequestError
-from soberano.server.protocol import LABELS
 
 MAX_DOCUMENTS = 2048
-NAMES = ("model", "query", "documents", "top_n", "return_documents", "instruction", *LABELS)
+NAMES = ("model", "query", "documents", "top_n", "return_documents", "instruction", *checks.LABELS)
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,8 @@ class Asked:
 
 def read(body: Any, model: Loaded) -> Asked:
     """Read the body. Raises RequestError."""
-    if not isinstance(body, dict):
-        raise RequestError(f"the body is {checks.KINDS.get(type(body), 'something else')}, but must be a JSON object")
-    checks.known(body, NAMES)
-    body = {name: value for name, value in body.items() if value is not None}
-    for name in (*LABELS, "model", "query", "instruction"):
+    body = checks.fields(body, NAMES)
+    for name in ("model", "query", "instruction"):
         if name in body:
             checks.text(name, body[name])
     for name, what in (("query", "a string"), ("documents", "a list of strings")):

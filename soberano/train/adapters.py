@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from soberano.core.errors import InputError
+from soberano.core.errors import InputError, UnsupportedModel
 from soberano.models.adapter import Pair
 
 LINEAR = ("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
@@ -56,8 +56,12 @@ class Shape:
 def fresh(module: Any, config: Any, shape: Shape, seed: int) -> dict[str, Pair]:
     """Adapters that change nothing yet, as NumPy arrays: A as PEFT draws it (uniform, Kaiming), B zero.
 
-    Raises InputError when the model has none of the products.
+    Raises InputError when the model has none of the products, UnsupportedModel for one that cannot be trained.
     """
+    if "ffn_gate_exps" in module.Layer._fields:
+        raise UnsupportedModel(
+            "the model is a mixture of experts, and no gradient passes through one yet; train a dense model"
+        )
     shapes, rng = module.shapes(config), np.random.default_rng(seed)
     names = [name for name in module.Layer._fields if name in shape.products]
     if not names:

@@ -4,6 +4,7 @@ The run depends on its settings, its data and its model alone: a run that was ki
 that an undisturbed one would have made.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -71,7 +72,7 @@ class Run:
     ) -> None:
         settings.check()
         self.model, self.texts, self.held_out, self.settings, self.folder = model, texts, held_out, settings, folder
-        how = model.home, model.architecture, model.config, model.plan, settings.shape
+        how = model.home, model.module_name, model.config, model.plan, settings.shape
         self._gradient = loss_and_grad(*how, exact=settings.exact)
         self._loss = loss_only(*how, exact=settings.exact)
         self.per_epoch = len(self._steps_of(0))
@@ -167,7 +168,7 @@ class Run:
         found = checkpoint.load(self.folder, self.pairs, name=BEST) if self.held_out else None
         return found[1] if found else self.pairs
 
-    @property
+    @functools.cached_property
     def data_hash(self) -> str:
         """What tells one set of texts from another."""
         seen = hashlib.blake2b(digest_size=16)

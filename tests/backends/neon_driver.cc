@@ -13,6 +13,11 @@
 #include <utility>
 #include <vector>
 
+// Some programs have only some of the kernels: what is weak and missing has no address.
+#pragma weak soberano_rms_norm
+#pragma weak soberano_attention
+#pragma weak soberano_write_kv
+
 extern "C" {
 const char* soberano_isa();
 void soberano_threads(int);

@@ -1,6 +1,7 @@
 """Every gradient rule on every home, against JAX's own gradient of the meaning, which tests/ops hold to differences."""
 
 from collections.abc import Callable
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 from soberano.backends.base import Home
 from soberano.backends.choose import choose
 from soberano.backends.plan import using
-from soberano.backends.tree import map_arrays
+from soberano.backends.tree import leaves, map_arrays
 from soberano.ops.activation import geglu, gelu, silu, soft_cap, swiglu
 from soberano.ops.causal_attention import causal_attention
 from soberano.ops.feed_forward import feed_forward
-from soberano.ops.linear import linears, low_rank
+from soberano.ops.linear import linears, low_ranks
 from soberano.ops.loss import cross_entropy, with_slope
 from soberano.ops.norm import layer_norm, rms_norm
 from soberano.ops.rope import Rotation, rope
@@ -57,7 +58,11 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...], tuple[Any, ...]]] = 
     "rope in halves": (lambda t, c: rope(*t, *c, pairing="halves"), (normal(2, 6, 2, 10),), (TURN,)),
     "linears": (lambda t, c: sum(linears(c, *t)), (normal(3, 32),), (W, V)),
     "feed_forward": (lambda t, c: feed_forward(*c, *t), (normal(3, 32),), (W, V, W)),
-    "low_rank": (lambda t, c: low_rank(*t, scale=0.5), (normal(3, 5), normal(2, 5), normal(4, 2)), ()),
+    "low_ranks": (
+        lambda t, c: add(*low_ranks(t[0], t[1:], scales=(0.5, 2.0))),
+        (normal(3, 5), (normal(2, 5), normal(4, 2)), (normal(3, 5), normal(4, 3))),
+        (),
+    ),
     "adapted": (
         lambda t, c: linears((Adapted(c[0], t[1], t[2], 2.0), c[1]), t[0])[0],
         (normal(3, 32), normal(2, 32), normal(32, 2)),
@@ -99,14 +104,15 @@ def test_rules(home: Home, name: str) -> None:
     here = map_arrays(home.asarray, (inputs, constants, mix))
     value, grads = home.value_and_grad(loss)(*here)
     assert home.to_numpy(value) == pytest.approx(float(loss(*here)), rel=1e-5, abs=1e-5)
-    for at, (grad, right) in enumerate(zip(grads, expected, strict=True)):
+    for at, (grad, right) in enumerate(zip(leaves(grads), leaves(expected), strict=True)):
         assert_close(home.to_numpy(grad), right, summed=64, size=8, what=f"gradient of {name}, argument {at}")
 
 
 def number(y: Any, mix: Any) -> Any:
     """The sum of the elements of y, each times a weight of its own."""
     one = mix[:1].reshape(1, 1)  # cos(0)
-    return low_rank(y.reshape(1, mix.shape[0]), mix.reshape(1, -1), one, scale=1.0).reshape(1)[0]
+    pair = (mix.reshape(1, -1), one)
+    return low_ranks(y.reshape(1, mix.shape[0]), (pair,), scales=(1.0,))[0].reshape(1)[0]
 
 
 def test_what_depends_on_nothing_has_no_gradient(home: Home) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import soberano
-from soberano.core.errors import FileError, InputError, UnsupportedModel
+from soberano.backends.tree import map_arrays
+from soberano.core.errors import CapacityError, FileError, InputError, UnsupportedModel
 from soberano.models.encoder import Encoder, compiled
 from soberano.models.load import load_decoder, load_encoder
 from tests.formats.safetensors_files import write_shards
@@ -161,6 +162,23 @@ def test_an_encoder_is_no_decoder_and_the_other_way_round(folder: Path, tmp_path
     write_tiny_llama(tmp_path / "m.gguf")
     with pytest.raises(InputError, match="generates text and is no encoder"):
         load_encoder(tmp_path / "m.gguf")
+
+
+def test_what_memory_cannot_hold_is_refused_before_it_is_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, ...]] = []
+    monkeypatch.setattr("soberano.models.encoder.check_memory", lambda *sizes: told.append(sizes))
+    made: list[int] = []
+    with load_encoder(folder, backend="numpy") as model:
+        map_arrays(lambda array: made.append(array.nbytes), model.weights)
+    bookkeeping = 16 * 2 * 3 * 4  # a tag and a slot, for each layer of each field
+    assert [sizes[:-1] for sizes in told] == [(sum(made) - bookkeeping, CONTEXT, WIDTH, 128)]
+    monkeypatch.undo()
+    monkeypatch.setattr("soberano.models.encoder.free_memory", lambda: 10**6)
+    monkeypatch.setattr("soberano.models.encoder.load_weights", lambda *_: 1 / 0)  # not reached
+    with pytest.raises(
+        CapacityError, match=r"the weights take .* and texts of up to 64 tokens .*, and 1.00 MB of memory"
+    ):
+        load_encoder(folder, backend="numpy")
 
 
 def without(name: str) -> dict[str, np.ndarray]:

@@ -75,7 +75,11 @@ def test_decode_equals_prefill(model: Model) -> None:
     tokens = TOKENS if model.plan.backend == "numpy" else LONG  # nearly the whole context, in several chunks
     together, single = all_logits(model, tokens), all_logits(model, tokens, single=True)
     if model.plan.isa == "amx":  # other arithmetic for prompts: see soberano.backends.plan.Role
-        assert distance([single], [together]).kl_mean < 1e-3
+        found = distance([single], [together])
+        if hasattr(model.config, "experts"):  # where two are nearly as good, rounding chooses the other: a jump
+            assert found.agreement > 0.9
+        else:
+            assert found.kl_mean < 1e-3
     elif model.plan.native:
         np.testing.assert_array_equal(single, together)
     else:  # float32 sums in another order
@@ -115,10 +119,10 @@ def test_chunks_equal_the_whole_and_batches_equal_rows(model: Model) -> None:
     pages = [model.pages.take(96) for _ in range(2)]
     ours, theirs = TOKENS[:96], TOKENS[1:97]
     whole = [feed(model, pages[:1], [row], 0)[0] for row in (ours, theirs)]
-    assert_same(model, feed(model, pages[1:], [ours[:40]], 0)[0], whole[0][:40])
-    assert_same(model, feed(model, pages[1:], [ours[40:]], 40)[0], whole[0][40:])
-    feed(model, pages[1:], [theirs[:56]], 40)  # what it holds from position 40 on is another text now
-    assert_same(model, feed(model, pages[1:], [ours[40:]], 40)[0], whole[0][40:])
+    assert_same(model, feed(model, pages[1:], [ours[:48]], 0)[0], whole[0][:48])
+    assert_same(model, feed(model, pages[1:], [ours[48:]], 48)[0], whole[0][48:])
+    feed(model, pages[1:], [theirs[:48]], 48)  # what it holds from position 48 on is another text now
+    assert_same(model, feed(model, pages[1:], [ours[48:]], 48)[0], whole[0][48:])
     both = feed(model, pages, [ours, theirs], 0)
     assert_same(model, both, np.stack(whole))
     for each in pages:

@@ -15,6 +15,7 @@ from soberano.models.load import load_decoder, load_encoder
 from soberano.models.model import Model
 from soberano.models.rank import Ranked, best, probability
 from tests import tiny_judge
+from tests.text.vocabularies import with_tokens
 from tests.tiny import write_tiny_llama
 from tests.tiny_encoders import CONTEXT, QUERY, RANKERS, TEXTS, Tiny
 from tests.tiny_judge import write_tiny_judge
@@ -121,6 +122,16 @@ def test_what_cannot_be_asked(case: str, model: Encoder) -> None:
 def test_a_query_may_leave_room_for_one_token(model: Encoder) -> None:
     pairs = model.pairs("a " * 60, ["b c", "b"])
     assert [len(tokens) for tokens in pairs.tokens] == [CONTEXT, CONTEXT] and pairs.cut == 1
+
+
+def test_what_stands_between_two_texts() -> None:
+    for end, count in (("[SEP]", 1), ("</s>", 2)):
+        rows = [("[CLS]", 3), (end, 3)]
+        ids = {"bos_token_id": 384, "eos_token_id": 385, "add_bos_token": True, "add_eos_token": True}
+        words = with_tokens(*rows, pre="modern-bert", **ids)
+        a, b = words.encode("a", add_bos=False), words.encode("b", add_bos=False)
+        assert words.pair("a", "b", 32) == ([384, *a, *[385] * count, *b, 385], False)
+        assert words.pair("a", "b" * 99, 8)[0] == [384, *a, *[385] * count, *b * (5 - count), 385]
 
 
 def test_heads_that_are_not_understood(tmp_path: Path) -> None:
