@@ -26,7 +26,7 @@ from soberano.server.door import Door
 from soberano.server.engine import Engine, Loaded
 from soberano.server.errors import RequestError, Stopping, response_to
 from soberano.server.metrics import Metrics
-from soberano.server.routes import OPEN, ROUTES, STATE, TOLD, State, routes
+from soberano.server.routes import OPEN, ROUTES, STATE, State, routes
 from soberano.server.warm import warm_rest, warm_up
 from soberano.server.wire import Runner, name, sign
 
@@ -64,9 +64,8 @@ def make_app(
         app[API_KEY] = _digest(api_key)
     app.add_routes(routes)
 
-    async def sign_response(request: web.Request, response: web.StreamResponse) -> None:
+    async def sign_response(_: web.Request, response: web.StreamResponse) -> None:
         sign(response)
-        response.headers.update(request.get(TOLD, {}))
 
     async def drain(_: web.Application) -> None:
         await asyncio.to_thread(engine.stop, grace_s)

@@ -36,8 +36,6 @@ class State:
 
 
 STATE = web.AppKey("state", State)
-TOLD = "told"
-"""Headers of an answer that its handler knows before there is an answer."""
 routes = web.RouteTableDef()
 SHOWN = ("temperature", "top_k", "top_p", "min_p")
 """The defaults that the card of a model tells."""
@@ -61,9 +59,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         fitted = await state.desk.run(
             size, fit, model, asked.messages, state.long_chats, answer=asked.options.max_tokens
         )
-        if fitted.dropped:
-            request[TOLD] = {"x-dropped-messages": str(fitted.dropped)}
-        return await _answer(request, asked, [fitted.tokens], run, form)
+        headers = {"x-dropped-messages": str(fitted.dropped)} if fitted.dropped else None
+        return await _answer(request, asked, [fitted.tokens], run, form, headers)
 
 
 @routes.post("/v1/completions")
@@ -227,15 +224,20 @@ async def _tokens(state: State, model: Model, prompt: str | tuple[int, ...]) -> 
 
 
 async def _answer(
-    request: web.Request, asked: protocol.Asked, prompts: list[Any], run: Run, form: Form
+    request: web.Request,
+    asked: protocol.Asked,
+    prompts: list[Any],
+    run: Run,
+    form: Form,
+    headers: dict[str, str] | None = None,
 ) -> web.StreamResponse:
     state = request.app[STATE]
     run.submit([(prompts[i], options) for i, options in asked.choices])
     if asked.stream:
         waits = state.heartbeat_s, state.patience_s
         usage = {name: getattr(asked, name) for name in protocol.USAGE}
-        return await stream.send(request, run, form, asked.n, *waits, **usage)
-    return web.json_response(await stream.collect(request, run, form, asked.n, state.heartbeat_s))
+        return await stream.send(request, run, form, asked.n, *waits, headers, **usage)
+    return web.json_response(await stream.collect(request, run, form, asked.n, state.heartbeat_s), headers=headers)
 
 
 def _fingerprint(model: Model) -> str:

@@ -125,7 +125,7 @@ def test_a_summary_takes_the_place_of_what_is_left_out():
         told.extend(gone)
         return {"role": "user", "content": "sum"}
 
-    fitted = fit(Letters(40), said(*TALK), summarise, answer=1)
+    fitted = fit(Letters(46), said(*TALK), summarise, answer=8)
     assert words(told) == ["uone", "aeins"]
     assert words(fitted.messages) == ["ssystem", "usum", "utwo", "azwei", "sagain", "uthree", "adrei", "ufour"]
     assert (fitted.dropped, "".join(map(chr, fitted.tokens))) == (2, "".join(words(fitted.messages)))
@@ -134,7 +134,7 @@ def test_a_summary_takes_the_place_of_what_is_left_out():
 def test_a_summary_that_is_none_or_does_not_fit():
     with pytest.raises(InputError, match=r"messages\[0\] is 'short'"):
         fit(Letters(40), said(*TALK), lambda gone: "short")  # type: ignore[arg-type, return-value]
-    with pytest.raises(ContextError, match="left of the conversation is .* tokens, but the context holds 40"):
+    with pytest.raises(ContextError, match=r"left of the conversation is .* tokens, but the context holds 40"):
         fit(Letters(40), said(*TALK), lambda gone: {"role": "user", "content": "x" * 20})
 
 

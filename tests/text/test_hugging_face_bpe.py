@@ -80,8 +80,8 @@ FILES: dict[str, dict[str, Any]] = {
     ),
     "lowercase": bytes_json(
         added("<Tool>", SIZE, normalized=True),
-        added("<raw>", SIZE + 2, rstrip=True),  # SIZE + 1 is free
-        added("Word", SIZE + 3, single_word=True),
+        added("<raw>", SIZE + 1, rstrip=True),
+        added("Word", SIZE + 2, single_word=True),
         normalizer={
             "type": "Sequence",
             "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}, {"type": "StripAccents"}],
@@ -144,10 +144,12 @@ def test_text_comes_back(text: str) -> None:
 
 
 def test_a_free_id_is_no_token() -> None:
-    tokenizer = BUILT["lowercase"]
-    assert (tokenizer.size, tokenizer.bytes_of(SIZE + 1)) == (SIZE + 4, b"")
+    """A token keeps the id that the file gives it, which is its row of the embedding; the library closes the gap."""
+    tokenizer = from_tokenizer_json(bytes_json(added("<Tool>", SIZE), added("<raw>", SIZE + 2)))
+    assert (tokenizer.size, tokenizer.bytes_of(SIZE + 1)) == (SIZE + 3, b"")
     assert SIZE + 1 not in tokenizer.encode(tokenizer.vocab.tokens[SIZE + 1])
-    assert tokenizer.bytes_of(SIZE) == b"<Tool>"
+    assert (tokenizer.bytes_of(SIZE), tokenizer.bytes_of(SIZE + 2)) == (b"<Tool>", b"<raw>")
+    assert tokenizer.encode("<raw>", add_bos=False, special=True)[-1] == SIZE + 2
 
 
 def model(**changes: Any) -> dict[str, Any]:
