@@ -24,6 +24,7 @@ from soberano.models.cache import Pages, Room, cache_dtype
 from soberano.models.generate import Generation
 from soberano.models.keys import read_config
 from soberano.models.layers import Metadata
+from soberano.models.long_chats import Fitted, Policy, fit
 from soberano.models.options import Options
 from soberano.models.step import Chunk, Draw, Programs
 from soberano.models.weights import begin_tiles, find_weights, load_weights, weight_bytes
@@ -165,6 +166,17 @@ class Model:
         if self.chat is None:
             raise InputError(f"{self.name} has no chat template, so it cannot chat; give it a plain prompt")
         return encode_chat(self.tokenizer, self.chat, messages, **extra)
+
+    def fit_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        long_chats: Policy = "refuse",
+        *,
+        answer: int | None = None,
+        **extra: Any,
+    ) -> Fitted:
+        """The prompt for a conversation that may be too long for the context: see soberano.models.long_chats."""
+        return fit(self, messages, long_chats, answer=answer, **extra)
 
     def wait(self) -> None:
         """Wait until every step that was begun is computed: a home may work ahead of its caller."""

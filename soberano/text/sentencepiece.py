@@ -67,7 +67,7 @@ def piece(token: str, kind: int) -> bytes:
 def build(metadata: Mapping[str, Any], vocab: Vocab) -> Callable[[str], list[int]]:
     """Make the function from plain text (without special tokens) to ids.
 
-    Raises FileError for scores that are missing, malformed or no numbers.
+    Raises FileError for scores that are malformed or no numbers.
     """
     merge = _merging(vocab, _ranks(metadata, vocab), _speller(metadata, vocab))
     remembered = lru_cache(_REMEMBERED)(merge)

@@ -38,6 +38,8 @@ class Tokenizer:
         self.stop_ids = vocab.stop
         self.add_bos = add_bos
         self.add_eos = vocab.add_eos
+        # Bytes of text that one token can stand for, at most: no spelling is shorter than what it says.
+        self.longest = max(len(spelling.encode()) for spelling in vocab.tokens)
         self.control_texts = frozenset(vocab.tokens[i] for i in vocab.control)
         self._encode_plain = encode_plain
         self._piece = piece  # (spelling, kind) -> bytes

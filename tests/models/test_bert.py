@@ -251,7 +251,7 @@ def test_what_is_not_understood_is_refused_by_name(case: str, tmp_path: Path) ->
         ),
         ("sentence_bert_config.json", '{"max_seq_length": 1}', "max_seq_length is 1, not 2 or more"),
         ("config_sentence_transformers.json", '{"default_prompt_name": "query"}', "lacks the prompt 'query'"),
-        ("tokenizer.json", '{"model": {"type": "BPE"}}', "the model is 'BPE'; only WordPiece"),
+        ("tokenizer.json", '{"model": {"type": "Trie"}}', "the model is 'Trie'; only WordPiece"),
         ("model.safetensors", "", "is an empty file"),
     ],
 )
