@@ -4,8 +4,7 @@ import argparse
 from dataclasses import fields
 
 from soberano.core.errors import InputError
-from soberano.models.long_chats import NAMES
-from soberano.models.options import Options
+from soberano.models.options import LONG_CHATS, Options
 
 FLAGS: dict[str, tuple[tuple[str, ...], type | None, str]] = {
     "max_tokens": (
@@ -83,7 +82,7 @@ def add_model(parser: argparse.ArgumentParser, what: str = "a .gguf file, or the
 def add_long_chats(parser: argparse.ArgumentParser) -> None:
     """Add the flag on conversations that no longer fit."""
     text = "what to do when a conversation no longer fits the context: refuse it, or slide: leave out the oldest turns"
-    parser.add_argument("--long-chats", choices=NAMES, default="refuse", help=f"{text} (default: refuse)")
+    parser.add_argument("--long-chats", choices=LONG_CHATS, default="refuse", help=f"{text} (default: refuse)")
 
 
 def add_loading(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from soberano.core.errors import ContextError, InputError
+from soberano.models.options import LONG_CHATS
 from soberano.text.chat import checked
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ Message = Mapping[str, Any]
 Policy = Literal["refuse", "slide"] | Callable[[list[Message]], Message]
 """What is done; a function gets the messages that are left out, and returns the one that takes their place."""
 
-NAMES = ("refuse", "slide")
 _SYSTEM = ("system", "developer")
 _ROOM = 4
 """Turns are left out until this part of the context, one in so many, is free for the answer."""
@@ -42,8 +42,10 @@ def fit(
     goes to Model.chat_tokens. Raises ContextError, with the numbers, for what cannot fit; InputError for messages, or a
     summary, that are none.
     """
-    if not callable(policy) and policy not in NAMES:
-        raise InputError(f"long_chats is {policy!r}; it must be {' or '.join(NAMES)}, or a function that summarises")
+    if not callable(policy) and policy not in LONG_CHATS:
+        raise InputError(
+            f"long_chats is {policy!r}; it must be {' or '.join(LONG_CHATS)}, or a function that summarises"
+        )
     if policy == "refuse":
         return Fitted(_prompt(model, messages, "the conversation", _ways_out(model), extra), list(messages), 0)
     turns = _Turns(checked(messages))
