@@ -156,8 +156,9 @@ def _ranks(metadata: Mapping[str, Any], vocab: Vocab) -> list[int]:
             f"as each other"
         )
     scores = np.array(values, np.float32)
-    if np.isnan(scores).any():
-        raise FileError(f"{key} holds {values[int(np.isnan(scores).argmax())]!r}, which is no number to compare with")
+    unknown = np.flatnonzero(np.isnan(scores))
+    if unknown.size:
+        raise FileError(f"{key} holds {values[int(unknown[0])]!r}, which is no number to compare with")
     ranks = np.unique(-scores, return_inverse=True)[1].reshape(-1)
     ranks[list(vocab.control)] = -1
     return ranks.tolist()
