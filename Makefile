@@ -39,7 +39,7 @@ demo: $(VENV)/.base
 
 test: setup
 	@$(BIN)/soberano pull smollm2 || echo "no demo model: the tests that need it will skip"
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check .

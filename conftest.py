@@ -7,7 +7,8 @@ import pytest
 
 from soberano.core.settings import settings
 
-collect_ignore_glob = ["soberano/bench/peer_*.py", "tests/golden/make_*.py"]  # programs for environments with the peer
+# Programs for environments with a peer or an oracle.
+collect_ignore_glob = ["soberano/bench/peer_*.py", "tests/golden/make_*.py", "tests/golden/oracle_*.py"]
 if not find_spec("cupy"):
     collect_ignore_glob += ["soberano/*cupy*.py", "soberano/**/*cupy*.py"]
 

@@ -5,7 +5,9 @@ says otherwise, and no compiled program outlives the process.
 """
 
 import os
+import sys
 import zlib
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import numpy as np
@@ -45,6 +47,18 @@ def home(request: pytest.FixtureRequest) -> Home:
         except Exception as why:  # CUDA's own error class can only be named where CuPy is installed
             pytest.skip(f"cupy finds no device: {why}")
     return found
+
+
+def forget_programs() -> None:
+    """Drop what JAX has compiled so far: the programs of a hundred tiny models would fill gigabytes."""
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_end_with_their_file() -> Iterator[None]:
+    yield
+    forget_programs()
 
 
 @pytest.fixture

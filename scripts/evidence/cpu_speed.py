@@ -167,6 +167,7 @@ LINES: dict[str, tuple[str, Callable[[], list[Target]]]] = {
     ),
     "avx2": ("SmolLM2 Q4_1, AVX2 on both sides", speed(smollm2, 1.0, 1.0, isa="avx2", peer="PEER_AVX2_PYTHON")),
     "gemma": ("Gemma's mix of Q4_K, Q5_0, Q6_K and Q8_0", speed(lambda: made("gemma-mix"), 1.2, 2.0)),
+    "gemma3": ("Gemma 3 270M Q4_K_M, pulled with its terms", speed(lambda: resolve("gemma3-270m"), 1.2, 2.0)),
     "1b": ("the shape of Llama 3.2 1B in Q4_K_M", one_billion),
     "parity": ("the parity rule on every path", passes("parity", "scripts/evidence/parity.py")),
     "bits": ("a row alone as in a batch, on 1 thread as on 2", passes("tests", "-m", "pytest", "-q", *OPS)),

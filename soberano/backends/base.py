@@ -87,6 +87,25 @@ class Home:
         """A faster function of the same meaning; `static` and `donate` are positions of arguments."""
         return function
 
+    def value_and_grad(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that returns a number, `function`, and its gradient with respect to its first argument, a tree.
+
+        Ops are differentiated by their rules; between ops, by what a Tracked array knows: see soberano.backends.tape.
+        """
+        from soberano.backends.tape import value_and_grad
+
+        return value_and_grad(function)
+
+    def checkpoint(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, whose insides are computed again for a gradient instead of kept, where that helps."""
+        return function
+
+    def constant(self, array: Array) -> Array:
+        """The same numbers, through which no gradient flows."""
+        from soberano.backends.tape import constant
+
+        return constant(array)
+
     def persist(self, folder: Path) -> None:
         """Keep compiled programs in this folder from now on, so that the next process need not compile them again."""
 

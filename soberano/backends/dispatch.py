@@ -4,6 +4,8 @@ The kernel of op `rms_norm` in soberano/ops/norm.py for JAX arrays is the functi
 soberano/ops/norm_jax.py. That file is imported when the first JAX array arrives, so nobody pays for a home that they do
 not use. A kernel that does not serve its arguments raises Unsupported, the meaning runs, and `declined()` keeps the
 reason for `soberano doctor`.
+
+Its gradient rule is the function `rms_norm` in soberano/ops/norm_grad.py: portable code, one for all homes.
 """
 
 import functools
@@ -11,10 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from soberano.backends.base import Home
 from soberano.backends.homes import home_of
+from soberano.backends.recorder import recording
 from soberano.core.errors import InputError, Unsupported
 
 Watcher = Callable[["Op", tuple[Any, ...], dict[str, Any], Any], None]
@@ -34,6 +39,15 @@ class Op:
         self.meaning = meaning
         self.kernel = functools.cache(self._find_kernel)
 
+    @functools.cached_property
+    def rule(self) -> Callable[..., Any] | None:
+        """The gradient rule: (gradient of result, result, *args, **options) -> that of each argument, None for none.
+
+        An op without one is differentiated as the ops that its meaning calls.
+        """
+        beside = f"{self.meaning.__module__}_grad"
+        return getattr(import_module(beside), self.__name__, None) if find_spec(beside) else None
+
     def _find_kernel(self, home: Home) -> Callable[..., Any] | None:
         return home.find_kernel(self.meaning.__module__, self.__name__)
 
@@ -43,6 +57,9 @@ class Op:
         `impl` is "auto", "meaning" (never a kernel, nor in the ops that the meaning calls) or "kernel" (raises
         Unsupported instead of falling back).
         """
+        recorder = recording()
+        if recorder is not None:
+            return recorder(self, args, options)
         result = self._run(args, impl, options)
         watcher = _watcher.get()
         if watcher is not None:

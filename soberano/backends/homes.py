@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from soberano.backends.base import Home
+from soberano.backends.tracked import Tracked
 from soberano.core.errors import InputError
 from soberano.core.types import Namespace
 
@@ -46,7 +47,7 @@ def home_of(*args: Any) -> Home:
     """The one home of all arrays among `args`. Raises TypeError when there is none, or more than one."""
     found: Home | None = None
     for arg in args:
-        here = home_of_type(arg.__class__)
+        here = home_of_type(arg.value.__class__ if isinstance(arg, Tracked) else arg.__class__)
         if here is None or here is found:
             continue
         if found is not None:

@@ -12,6 +12,7 @@ from jax import lax
 from soberano.backends import native, tree
 from soberano.backends.base import Home
 from soberano.backends.plan import Plan, active
+from soberano.backends.recorder import record
 from soberano.core.errors import Unsupported
 from soberano.core.types import Array
 
@@ -81,6 +82,19 @@ class JaxHome(Home):
     ) -> Callable[..., Any]:
         return jax.jit(function, static_argnums=static, donate_argnums=donate)
 
+    def value_and_grad(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def ruled(*args: Any) -> Any:
+            with record(_with_rule):
+                return function(*args)
+
+        return jax.value_and_grad(ruled)
+
+    def checkpoint(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.checkpoint(function)
+
+    def constant(self, array: Array) -> Array:
+        return lax.stop_gradient(array)
+
     def persist(self, folder: Path) -> None:
         if jax.config.values["jax_compilation_cache_dir"] is None:  # else the user has chosen a place
             jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -96,6 +110,54 @@ class JaxHome(Home):
 
 
 HOME = JaxHome()
+
+
+def _with_rule(op: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Run an op so that JAX differentiates it by its rule; one that has none, by the rules of the ops inside it."""
+    rule = op.rule
+    if rule is None:
+        return op.meaning(*args, **options)
+
+    leaves, whole = jax.tree.flatten(args)
+    # An array that comes twice, as the layer of two weights does, stays one: kernels ask whether it is the same.
+    distinct = {id(leaf): leaf for leaf in leaves}
+    place = {key: i for i, key in enumerate(distinct)}
+    order = [place[id(leaf)] for leaf in leaves]
+
+    def args_of(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(jax.tree.unflatten(whole, [arrays[i] for i in order]))
+
+    def plain(*arrays: Any) -> Any:
+        with record(None):
+            return op(*args_of(arrays), **options)
+
+    def forward(*arrays: Any) -> tuple[Any, Any]:
+        result = plain(*arrays)
+        return result, (arrays, result)
+
+    def backward(saved: Any, grad: Any) -> Any:
+        arrays, result = saved
+        with record(None):
+            found = rule(grad, result, *args_of(arrays), **options)[: len(args)]  # it knows those that may be left out
+        sums: list[Any] = [None] * len(arrays)
+        each = [g for arg, g in zip(args, found, strict=True) for g in _gradients(arg, g)]
+        for i, g in zip(order, each, strict=True):
+            if g is not None:
+                sums[i] = g if sums[i] is None else sums[i] + g
+        return tuple(sums)
+
+    call = jax.custom_vjp(plain)
+    call.defvjp(forward, backward)
+    return call(*distinct.values())
+
+
+def _gradients(arg: Any, grad: Any) -> list[Any]:
+    """The gradient of each array of an argument, where None stands for none of all of it, or of one of them."""
+    if grad is None:
+        return [None] * len(jax.tree.leaves(arg))
+    if isinstance(arg, tuple):  # some parts of which may be None, and then are no arrays
+        return [g for part, given in zip(arg, grad, strict=True) for g in _gradients(part, given)]
+    return jax.tree.leaves(grad, is_leaf=lambda part: part is None)
 
 
 def with_gradient_of(meaning: Callable[..., Any], kernel: Callable[..., Any]) -> Callable[..., Any]:

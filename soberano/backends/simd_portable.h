@@ -15,6 +15,8 @@ struct i32x16 {
 struct u8x64 {
   uint8_t v[64];
 };
+// What is long is called: all of it in one place costs compilers a minute, and no processor runs it faster.
+#define SOBERANO_APART __attribute__((noinline))
 #define SOBERANO_LANES(n, type, expression)          \
   type r;                                            \
   for (int i = 0; i < n; i++) r.v[i] = (expression); \
@@ -35,11 +37,12 @@ inline f32x16 operator*(f32x16 a, f32x16 b) { SOBERANO_LANES(16, f32x16, a.v[i] 
 inline f32x16 operator/(f32x16 a, f32x16 b) { SOBERANO_LANES(16, f32x16, a.v[i] / b.v[i]) }
 inline f32x16 max(f32x16 a, f32x16 b) { SOBERANO_LANES(16, f32x16, a.v[i] > b.v[i] ? a.v[i] : b.v[i]) }
 inline f32x16 min(f32x16 a, f32x16 b) { SOBERANO_LANES(16, f32x16, a.v[i] < b.v[i] ? a.v[i] : b.v[i]) }
-inline f32x16 abs(f32x16 a) { SOBERANO_LANES(16, f32x16, std::fabs(a.v[i])) }
-inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { SOBERANO_LANES(16, f32x16, __builtin_fmaf(a.v[i], b.v[i], c.v[i])) }
-inline f32x16 fnma(f32x16 a, f32x16 b, f32x16 c) { SOBERANO_LANES(16, f32x16, __builtin_fmaf(-a.v[i], b.v[i], c.v[i])) }
-inline f32x16 round_even(f32x16 a) { SOBERANO_LANES(16, f32x16, std::nearbyint(a.v[i])) }
-inline f32x16 scale2(f32x16 a, f32x16 n) {
+inline f32x16 abs(f32x16 a){SOBERANO_LANES(16, f32x16, std::fabs(a.v[i]))} SOBERANO_APART inline f32x16
+    fma(f32x16 a, f32x16 b, f32x16 c){SOBERANO_LANES(16, f32x16, __builtin_fmaf(a.v[i], b.v[i], c.v[i]))} SOBERANO_APART
+    inline f32x16 fnma(f32x16 a, f32x16 b,
+                       f32x16 c){SOBERANO_LANES(16, f32x16, __builtin_fmaf(-a.v[i], b.v[i], c.v[i]))} SOBERANO_APART
+    inline f32x16 round_even(f32x16 a){SOBERANO_LANES(16, f32x16, std::nearbyint(a.v[i]))} SOBERANO_APART inline f32x16
+    scale2(f32x16 a, f32x16 n) {
   f32x16 r;
   for (int i = 0; i < 16; i++) {
     uint32_t bits;
@@ -58,13 +61,15 @@ inline void store_i8(int8_t* p, f32x16 a) {
 }
 inline u8x64 load(const uint8_t* p) { SOBERANO_LANES(64, u8x64, p[i]) }
 inline u8x64 low_nibbles(u8x64 a) { SOBERANO_LANES(64, u8x64, uint8_t(a.v[i] & 15)) }
-inline u8x64 high_nibbles(u8x64 a) { SOBERANO_LANES(64, u8x64, uint8_t(a.v[i] >> 4)) }
-inline u8x64 look_up(const uint8_t* table, u8x64 a) { SOBERANO_LANES(64, u8x64, table[a.v[i]]) }
+inline u8x64 high_nibbles(u8x64 a){SOBERANO_LANES(64, u8x64, uint8_t(a.v[i] >> 4))} SOBERANO_APART inline u8x64
+    look_up(const uint8_t* table, u8x64 a) {
+  SOBERANO_LANES(64, u8x64, table[a.v[i]])
+}
 inline f32x16 byte_of(u8x64 a, int c) { SOBERANO_LANES(16, f32x16, float(a.v[4 * i + c])) }
-template <int shift, int mask> inline u8x64 or_bits(u8x64 a, u8x64 b) {
+template <int shift, int mask> SOBERANO_APART inline u8x64 or_bits(u8x64 a, u8x64 b) {
   SOBERANO_LANES(64, u8x64, uint8_t(a.v[i] | ((shift >= 0 ? b.v[i] << (shift & 7) : b.v[i] >> (-shift & 7)) & mask)))
 }
-template <int bits> inline i32x16 dot4(i32x16 acc, u8x64 codes, const int8_t* four) {
+template <int bits> SOBERANO_APART inline i32x16 dot4(i32x16 acc, u8x64 codes, const int8_t* four) {
   for (int i = 0; i < 16; i++)
     for (int c = 0; c < 4; c++) acc.v[i] += int32_t(codes.v[4 * i + c]) * four[c];
   return acc;

@@ -36,6 +36,13 @@ def on_node(tell: Callable[[type, list[str], list[str]], None]) -> None:
     _listeners.append(tell)
 
 
+def leaves(tree: Any) -> list[Any]:
+    """The arrays of a tree, in the order of `map_arrays`, and whatever else stands at the end of a branch."""
+    found: list[Any] = []
+    map_arrays(found.append, tree)
+    return found
+
+
 def map_arrays(change: Callable[[Any], Any], tree: Any) -> Any:
     """Rebuild a tree with `change` applied to every array in it. None stays None."""
     if tree is None:

@@ -18,15 +18,17 @@ from soberano.bench.speed import Pair
 from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
 from soberano.formats import gguf
-from soberano.models.load import load_decoder
+from soberano.models.load import check_decoder, load_decoder
 from soberano.text import tokenizer as tokenizers
 
 
 def run(ask: Ask, *, results: Path | None = None, progress: Progress = silent) -> LlmResult:
     """Measure a model; `results` is a folder that gets the rows which name a peer.
 
-    Raises InputError when the peer is unknown or cannot be imported by `peer_python` (this Python if None).
+    Raises InputError when the peer is unknown or cannot be imported by `peer_python` (this Python if None), and for an
+    encoder, which neither reads a prompt nor generates.
     """
+    check_decoder(ask.path)
     plan, tokens = choose(ask.backend, progress=progress), _tokens(ask)
     found = LlmResult(
         model=ask.path.name,

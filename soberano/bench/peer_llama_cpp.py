@@ -33,7 +33,16 @@ import numpy as np
 class Peer:
     """A loaded model, with a context for each way to attend: flash attention suits prompts, and slows single tokens."""
 
-    def __init__(self, path: str, threads: int, context: int, flash: bool = True, mapped: bool = True) -> None:
+    def __init__(
+        self,
+        path: str,
+        threads: int,
+        context: int,
+        flash: bool = True,
+        mapped: bool = True,
+        exact: bool = False,
+        adapter: str | None = None,
+    ) -> None:
         llama_cpp.llama_log_set(_quiet, None)
         started = time.perf_counter()
         options = llama_cpp.llama_model_default_params()
@@ -41,7 +50,10 @@ class Peer:
         self.model = llama_cpp.llama_model_load_from_file(path.encode(), options)
         if not self.model:
             raise RuntimeError(f"llama.cpp cannot load {path}")
-        self.threads, self.length, self.contexts = threads, context, dict[bool, Any]()
+        self.adapter = llama_cpp.llama_adapter_lora_init(self.model, adapter.encode()) if adapter else None
+        if adapter and not self.adapter:
+            raise RuntimeError(f"llama.cpp cannot load {adapter}")
+        self.threads, self.length, self.exact, self.contexts = threads, context, exact, dict[bool, Any]()
         self.use(flash)
         self.vocabulary = llama_cpp.llama_model_get_vocab(self.model)
         self.size = llama_cpp.llama_vocab_n_tokens(self.vocabulary)
@@ -54,7 +66,12 @@ class Peer:
             settings.n_ctx, settings.n_batch, settings.n_ubatch = self.length, 512, 512
             settings.n_threads = settings.n_threads_batch = self.threads
             settings.flash_attn_type = int(flash)
+            if self.exact:
+                settings.type_k = settings.type_v = 0  # GGML_TYPE_F32
             self.contexts[flash] = llama_cpp.llama_init_from_model(self.model, settings)
+            if self.adapter:
+                one, scale = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(self.adapter), (ctypes.c_float * 1)(1.0)
+                llama_cpp.llama_set_adapters_lora(self.contexts[flash], one, 1, scale)
         self.context = self.contexts[flash]
         self.forget()
 
@@ -110,7 +127,7 @@ class Peer:
         self.decode(prompt)
         tokens = []
         for _ in range(new):
-            tokens.append(int(self.last().argmax()))
+            tokens.append(int(np.argmax(self.last())))
             self.decode(tokens[-1:])
         return {"tokens": tokens}
 
@@ -130,7 +147,7 @@ def first(path: str, prompt: str, threads: str, context: str, flash: str) -> byt
     count = llama_cpp.llama_tokenize(peer.vocabulary, text, len(text), ids, room, True, True)
     peer.read(list(ids[:count]))
     piece = ctypes.create_string_buffer(256)
-    token = int(peer.last().argmax())
+    token = int(np.argmax(peer.last()))
     return piece.raw[: llama_cpp.llama_token_to_piece(peer.vocabulary, token, piece, len(piece), 0, True)]
 
 

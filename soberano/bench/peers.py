@@ -45,7 +45,8 @@ def instruction_set(system: str) -> str:
 class Peer:
     """A peer with a model open. `ask` sends a command and waits for the answer.
 
-    `flash` says in which of its two ways the peer attends at first; `mapped`, whether it maps the file or reads it.
+    `flash` says in which of its two ways the peer attends at first; `mapped`, whether it maps the file or reads it;
+    `exact`, whether its cache holds float32. `adapter` is a LoRA adapter beside the model.
     """
 
     def __init__(
@@ -58,13 +59,18 @@ class Peer:
         *,
         flash: bool = True,
         mapped: bool = True,
+        exact: bool = False,
+        adapter: Path | None = None,
     ) -> None:
         command = command_of(name, python)
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         self.name = name
-        self.info = self.ask(do="open", path=str(path), threads=threads, context=context, flash=flash, mapped=mapped)
+        how: dict[str, Any] = {"threads": threads, "context": context, "flash": flash, "mapped": mapped, "exact": exact}
+        if adapter:
+            how["adapter"] = str(adapter)
+        self.info = self.ask(do="open", path=str(path), **how)
 
     @property
     def label(self) -> str:

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from soberano.core.progress import Progress, silent
+from soberano.core.types import Array
 from soberano.models.model import Model
-from soberano.models.step import Chunk
 
 
 def sample_text() -> str:
@@ -15,6 +15,10 @@ def sample_text() -> str:
     from pydoc_data.topics import topics
 
     return "\n\n".join(topics[name] for name in sorted(topics))
+
+
+ROWS = 64
+"""Tokens whose logits are compared at once: in float64, and of a large vocabulary, those of all would fill memory."""
 
 
 def logits(
@@ -25,15 +29,14 @@ def logits(
     `single` feeds one token at a time, as decode does.
     """
     pages, programs = model.pages.take(len(tokens)), model.programs
-    send = model.home.asarray
+
+    def table(end: int) -> Array:
+        return model.home.asarray(programs.table(pages, programs.table_width(end, model.context)))
+
     try:
         done = 0
         while done < len(tokens):
-            count, size = (1, 1) if single else programs.chunk(len(tokens) - done)
-            ids, positions = np.zeros((1, size), np.int32), np.full((1, size), -1, np.int32)
-            ids[0, :count], positions[0, :count] = tokens[done : done + count], np.arange(done, done + count)
-            table = programs.table(pages, programs.table_width(done + count, model.context))
-            chunk = Chunk(send(ids), send(positions), send(table), send(np.zeros(1, np.int32)))
+            chunk, count = programs.prompt(tokens, done, table, single=single)
             out = model.forward(chunk, "token" if single else "prompt", every=True)
             done += count
             yield model.home.to_numpy(out)[0, :count]
@@ -63,10 +66,28 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
+def _pieces(reference: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for expected, actual in zip(reference, others, strict=True):
+        for at in range(0, max(len(expected), len(actual)), ROWS):
+            yield expected[at : at + ROWS], actual[at : at + ROWS]
+
+
+def nats(logits: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
+    """How surprising each token but the first is, given those before it: logits (n, V), tokens (n) -> (n - 1,) nats.
+
+    Perplexity is e to the mean of these.
+    """
+    found = []
+    for at in range(0, len(tokens) - 1, ROWS):
+        following = tokens[at + 1 : at + 1 + ROWS]
+        found.append(-_log_softmax(logits[at : at + len(following)])[np.arange(len(following)), following])
+    return np.concatenate(found)
+
+
 def distance(reference: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Distance:
     """Compare logits, chunk by chunk, each (n, V). The divergence is KL(reference || other), in nats."""
     divergences, agreements, gaps = [], [], []
-    for expected, actual in zip(reference, others, strict=True):
+    for expected, actual in _pieces(reference, others):
         p, q = _log_softmax(expected), _log_softmax(actual)
         divergences.append((np.exp(p) * (p - q)).sum(-1))
         best, theirs = expected.argmax(-1), actual.argmax(-1)

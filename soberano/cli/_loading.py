@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 
 def load_model(args: argparse.Namespace) -> "Model":
-    """The model that MODEL, --backend, --context and --cache ask for."""
+    """The model that MODEL and the flags on how it is run ask for."""
     from soberano.models.load import load_decoder
     from soberano.registry.store import resolve
 
     path = resolve(args.model)
     with progress() as show, _nothing_to_collect():
-        return load_decoder(path, backend=args.backend, context=args.context, cache=args.cache, progress=show)
+        how = {"backend": args.backend, "context": args.context, "cache": args.cache, "adapter": args.adapter}
+        return load_decoder(path, **how, progress=show)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import fields
 
 from soberano.core.errors import InputError
-from soberano.models.options import Options
+from soberano.models.options import LONG_CHATS, Options
 
 FLAGS: dict[str, tuple[tuple[str, ...], type | None, str]] = {
     "max_tokens": (
@@ -79,6 +79,12 @@ def add_model(parser: argparse.ArgumentParser, what: str = "a .gguf file, or the
     add_loading(parser)
 
 
+def add_long_chats(parser: argparse.ArgumentParser) -> None:
+    """Add the flag on conversations that no longer fit."""
+    text = "what to do when a conversation no longer fits the context: refuse it, or slide: leave out the oldest turns"
+    parser.add_argument("--long-chats", choices=LONG_CHATS, default="refuse", help=f"{text} (default: refuse)")
+
+
 def add_loading(parser: argparse.ArgumentParser) -> None:
     """Add the flags on how a model is run."""
     text = "auto, cpu, cuda, xla, numpy or an installed one (default: SOBERANO_BACKEND, else auto)"
@@ -94,3 +100,4 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE",
         help="what keys and values are kept as: f16, bf16, or q8_0 in half the memory (default: f16)",
     )
+    parser.add_argument("--adapter", metavar="FILE", help="a LoRA adapter of the model, as a .gguf file")

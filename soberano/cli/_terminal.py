@@ -3,10 +3,12 @@
 Pretty only where a person looks: a pipe gets plain lines, and stdout holds nothing but the answer.
 """
 
+import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from soberano.core.printable import printable
@@ -48,11 +50,39 @@ class _Lines:
             self.label = ""
 
 
+class _Notes(logging.Handler):
+    """Shows what the package has to say while it works, such as the memory that a model will take."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._say(printable(record.getMessage(), lines=False))
+
+
 @contextmanager
-def progress() -> Iterator[Progress]:
-    """A listener for long work, as the terminal allows: bars on one, lines elsewhere."""
+def _noted(say: Callable[[str], None]) -> Iterator[None]:
+    log, notes = logging.getLogger("soberano.models"), _Notes(say)
+    level = log.level
+    log.addHandler(notes)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(notes)
+        log.setLevel(level)
+
+
+@contextmanager
+def progress(*, notes: bool = False) -> Iterator[Progress]:
+    """A listener for long work, as the terminal allows: bars on one, lines elsewhere.
+
+    On a terminal, or where `notes` are wanted, what is noted of a load is a line of its own.
+    """
     if not sys.stderr.isatty():
-        yield _Lines()
+        with _noted(lambda line: print(line, file=sys.stderr)) if notes else nullcontext():
+            yield _Lines()
         return
     from rich.console import Console
     from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -65,7 +95,9 @@ def progress() -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     tasks: dict[str, TaskID] = {}
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    show = partial(console.print, markup=False, highlight=False)
+    with Bars(*columns, console=console, transient=True) as bars, _noted(show):
 
         def listen(label: str, done: int, total: int | None, unit: str) -> None:
             if label not in tasks:

@@ -5,7 +5,7 @@ import contextlib
 import sys
 from typing import Any
 
-from soberano.cli._sampling import add_model, add_sampling, options_from
+from soberano.cli._sampling import add_long_chats, add_model, add_sampling, options_from
 from soberano.core.printable import printable
 
 HELP = "talk to a model in the terminal"
@@ -22,6 +22,7 @@ COMMANDS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--system", metavar="TEXT", help="the system message")
+    add_long_chats(parser)
     add_sampling(parser)
 
 
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     options = options_from(args)
     model = load_model(args)
     try:
-        return Chat(model, options, args.system).loop()
+        return Chat(model, options, args.system, args.long_chats).loop()
     finally:
         model.close()
 
@@ -39,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
 class Chat:
     """One conversation: the messages so far, and what a line typed by the user does to them."""
 
-    def __init__(self, model: Any, options: Any, system: str | None) -> None:
-        self.model, self.options, self.system = model, options, system
+    def __init__(self, model: Any, options: Any, system: str | None, long_chats: str = "refuse") -> None:
+        self.model, self.options, self.system, self.long_chats = model, options, system, long_chats
         self.messages: list[dict[str, str]] = []
         self.person = sys.stdin.isatty()
 
@@ -95,11 +96,15 @@ class Chat:
         system = [{"role": "system", "content": self.system}] if self.system else []
         said = []
         try:
-            generation = self.model.start(self.model.chat_tokens([*system, *self.messages]), self.options)
+            fitted = self.model.fit_chat([*system, *self.messages], self.long_chats, answer=self.options.max_tokens)
+            generation = self.model.start(fitted.tokens, self.options)
         except SoberanoError as error:
             print(f"soberano: {printable(str(error), lines=False)}; /reset starts over", file=sys.stderr)
             self.messages.pop()
             return
+        if fitted.dropped:
+            self.messages = fitted.messages[len(system) :]
+            print(f"({fitted.dropped} of the oldest messages no longer fit and were left out)", file=sys.stderr)
         try:
             for piece in generation:
                 said.append(piece.text)

@@ -232,7 +232,9 @@ def _run(model: str, backend: str | None, progress: "Progress") -> list[Finding]
     from soberano.registry.store import resolve
 
     with soberano.load(resolve(model), backend=backend, progress=progress) as loaded:
-        if isinstance(loaded, Encoder):
+        if isinstance(loaded, Encoder) and loaded.ranks:
+            said = f"[{loaded.rerank('Once', ['upon a time'])[0].score:.3f} of a pair of texts]"
+        elif isinstance(loaded, Encoder):
             said = f"[a vector of {loaded.embed('Once upon a time').size} numbers]"
         else:
             generation: Any = loaded.start("Once upon a time", Options(max_tokens=16, temperature=0, ignore_eos=True))

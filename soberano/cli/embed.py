@@ -3,13 +3,14 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from soberano.cli._numbers import positive
+from soberano.cli._texts import add_texts, texts_of
 from soberano.core.errors import InputError
 from soberano.core.progress import Progress
 
@@ -25,18 +26,7 @@ PART = 4096  # texts that are read, embedded and written at a time
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder, a .gguf file, or the name of a pulled model")
-    parser.add_argument(
-        "texts",
-        metavar="TEXT",
-        nargs="*",
-        help="the texts; without any, and without --file: the lines of standard input",
-    )
-    parser.add_argument(
-        "--file", metavar="FILE", type=Path, help="read a text a line, or JSON a line from a .jsonl file"
-    )
-    parser.add_argument(
-        "--field", default="text", metavar="NAME", help="the text's key in a .jsonl file (default: text)"
-    )
+    add_texts(parser, "texts", "TEXT")
     parser.add_argument(
         "--out",
         metavar="FILE",
@@ -66,17 +56,10 @@ def run(args: argparse.Namespace) -> int:
     from soberano.models.load import load_encoder
     from soberano.registry.store import resolve
 
-    if args.texts and args.file:
-        raise InputError("texts are given as arguments and with --file; give them in one of the two ways")
     if args.json and args.out:
         raise InputError("--json prints the vectors and --out writes them; give one of the two")
-    named = next((text for text in args.texts if _is_file(text)), None)
-    if named is not None:
-        raise InputError(f"the text {named!r:.80} is the name of a file; to embed what is in it: --file {named:.80}")
     options = Options(args.batch, args.dimensions, args.normalize, args.pooling)
-    source = args.file.open("rb") if args.file else nullcontext(sys.stdin.buffer)
-    with progress() as show, source as file:
-        texts = iter(_checked(args.texts)) if args.texts else _lines(file, args)
+    with progress() as show, texts_of(args, args.texts) as texts:
         how: dict[str, Any] = {"backend": args.backend, "context": args.context, "exact": args.exact, "progress": show}
         with load_encoder(resolve(args.model), **how) as model:
             width, done, read, cut = args.dimensions or model.width, 0, 0, 0
@@ -127,44 +110,3 @@ class _Kept:
 
     def add(self, texts: Sequence[str], vectors: "np.ndarray") -> None:
         self.rows += vectors.tolist()
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except OSError:  # longer than a name can be
-        return False
-
-
-def _checked(texts: list[str]) -> list[str]:
-    for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # an argument that is no text arrives with lone surrogates
-            raise InputError(f"a text is not {error.encoding}: {text!r:.60}; convert it first") from None
-    return texts
-
-
-def _lines(file: IO[bytes], args: argparse.Namespace) -> Iterator[str]:
-    """The texts of a file, a line each: as they are, or from JSON where the file is .jsonl."""
-    name = str(args.file or "standard input")
-    for number, raw in enumerate(file, 1):
-        try:
-            line = raw.decode().removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError:
-            raise InputError(f"{name}, line {number}: not UTF-8; convert the file first") from None
-        if args.file is None or args.file.suffix != ".jsonl":
-            yield line
-        elif line.strip():
-            yield _field(line, args.field, f"{name}, line {number}")
-
-
-def _field(line: str, field: str, where: str) -> str:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON: {error}") from None
-    text = value.get(field) if isinstance(value, dict) else value
-    if not isinstance(text, str):
-        raise InputError(f"{where}: no text under {field!r}; say with --field where it is")
-    return text

@@ -1,36 +1,37 @@
-"""`soberano inspect FILE`: what is in a model file, as a person wants to know it."""
+"""`soberano inspect FILE`: what is in a model file, or in a Hugging Face folder, as a person wants to know it."""
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from soberano.cli._facts import GENERATES
 from soberano.core.units import bytes_text
 
 if TYPE_CHECKING:
-    from soberano.formats.gguf import GGUF
+    from soberano.cli._facts import Inspected
 
-HELP = "show what is in a model file"
+HELP = "show what is in a model file or folder"
 
 LONGEST = 8  # values of a metadata list, and rows of metadata, before it is cut short
-_TOKENIZER = "tokenizer.ggml."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="FILE", help="a .gguf file, or the name of a pulled model")
+    parser.add_argument("model", metavar="FILE", help="a .gguf file, a folder, or the name of a pulled model")
     parser.add_argument("--metadata", action="store_true", help="show every metadata key")
     parser.add_argument("--tensors", action="store_true", help="show every tensor instead of one line a kind")
     parser.add_argument("--json", action="store_true", help="print everything as JSON; long lists are cut")
 
 
 def run(args: argparse.Namespace) -> int:
+    from soberano.cli._facts import opened
     from soberano.core.printable import printable
-    from soberano.formats import gguf
     from soberano.registry.store import resolve
 
-    with gguf.read(resolve(args.model)) as file:
+    with opened(resolve(args.model)) as file:
         if args.json:
             print(json.dumps(as_json(file), indent=1, ensure_ascii=sys.stdout.isatty()))
         else:
@@ -38,38 +39,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def summary(file: "GGUF") -> dict[str, Any]:
-    """The facts that people ask for first; None where the file does not say."""
-    meta = file.metadata
-    name = meta.get("general.architecture")
-    weights = sum(_count(t.shape) for t in file.tensors.values())
-    size = sum(t.nbytes for t in file.tensors.values())
-    tokens = meta.get(f"{_TOKENIZER}tokens")
-    return {
-        "file": str(file.path),
-        "name": meta.get("general.name"),
-        "architecture": name,
-        "licence": meta.get("general.license"),
-        "weights": weights,
-        "bytes": size,
-        "bits_per_weight": round(8 * size / weights, 3) if weights else None,
-        "layers": meta.get(f"{name}.block_count"),
-        "context": meta.get(f"{name}.context_length"),
-        "width": meta.get(f"{name}.embedding_length"),
-        "ffn": meta.get(f"{name}.feed_forward_length"),
-        "heads": meta.get(f"{name}.attention.head_count"),
-        "kv_heads": meta.get(f"{name}.attention.head_count_kv"),
-        "tokenizer": meta.get(f"{_TOKENIZER}model"),
-        "pretokenizer": meta.get(f"{_TOKENIZER}pre"),
-        "vocabulary": len(tokens) if isinstance(tokens, list) else None,
-        "bos": meta.get(f"{_TOKENIZER}bos_token_id"),
-        "eos": meta.get(f"{_TOKENIZER}eos_token_id"),
-        "chat_template": "tokenizer.chat_template" in meta,
-        "gguf_version": file.version,
-    }
-
-
-def formats(file: "GGUF") -> list[dict[str, Any]]:
+def formats(file: "Inspected") -> list[dict[str, Any]]:
     """How many tensors, weights and bytes each block format has, largest first."""
     rows: dict[str, dict[str, Any]] = {}
     for info in file.tensors.values():
@@ -79,15 +49,15 @@ def formats(file: "GGUF") -> list[dict[str, Any]]:
             {"type": kind.name, "tensors": 0, "weights": 0, "bytes": 0, "bits_per_weight": kind.bits_per_weight},
         )
         row["tensors"] += 1
-        row["weights"] += _count(info.shape)
+        row["weights"] += math.prod(info.shape)
         row["bytes"] += info.nbytes
     return sorted(rows.values(), key=lambda row: -row["bytes"])
 
 
-def as_json(file: "GGUF") -> dict[str, Any]:
+def as_json(file: "Inspected") -> dict[str, Any]:
     """Everything, for a program. A list of more than 8 values is cut to {"length", "first"}."""
     return {
-        **summary(file),
+        **file.facts,
         "types": formats(file),
         "metadata": {key: _cut(value) for key, value in file.metadata.items()},
         "tensors": [
@@ -97,11 +67,11 @@ def as_json(file: "GGUF") -> dict[str, Any]:
     }
 
 
-def as_text(file: "GGUF", *, metadata: bool = False, tensors: bool = False) -> str:
+def as_text(file: "Inspected", *, metadata: bool = False, tensors: bool = False) -> str:
     """The same for a person: facts, then types, then tensors, one line for what repeats in every layer."""
     from soberano.cli._terminal import table
 
-    facts = summary(file)
+    facts = file.facts
     heads = (
         f"{facts['heads']}, of which {facts['kv_heads']} for keys and values" if facts["kv_heads"] else facts["heads"]
     )
@@ -121,9 +91,12 @@ def as_text(file: "GGUF", *, metadata: bool = False, tensors: bool = False) -> s
         ("heads", heads),
         ("tokenizer", _said(facts["tokenizer"], _pretokenizer(facts))),
         ("special", ", ".join(f"{k} {facts[k]}" for k in ("bos", "eos") if facts[k] is not None) or None),
-        ("chat", "has a template" if facts["chat_template"] else "no template: a base model"),
     ]
-    parts = [f"{facts['file']}, GGUF version {facts['gguf_version']}"]
+    if facts["purpose"]:
+        lines.append(("for", facts["purpose"]))
+    if facts["purpose"] in (None, GENERATES):
+        lines.append(("chat", "has a template" if facts["chat_template"] else "no template: a base model"))
+    parts = [f"{facts['file']}, {file.kind}"]
     parts.append(table([(name, "not stated" if value is None else value) for name, value in lines]))
     types = [
         (f["type"], f["tensors"], f"{f['weights'] / 1e6:,.2f} M", bytes_text(f["bytes"]), f"{f['bits_per_weight']:g}")
@@ -145,10 +118,10 @@ def _pretokenizer(facts: dict[str, Any]) -> str:
     return kind + (f", {facts['vocabulary']} tokens" if facts["vocabulary"] else "")
 
 
-def _tensor_rows(file: "GGUF", every: bool) -> list[tuple[str, str, str, str]]:
+def _tensor_rows(file: "Inspected", every: bool) -> list[tuple[str, str, str, str]]:
     groups: dict[tuple[str, tuple[int, ...]], Counter[str]] = {}
     for info in file.tensors.values():
-        name = info.name if every else re.sub(r"\bblk\.\d+\.", "blk.*.", info.name)
+        name = info.name if every else re.sub(r"(?<=\.)\d+(?=\.)", "*", info.name, count=1)
         groups.setdefault((name, tuple(info.shape)), Counter())[info.format.name] += 1
     return [
         (name, str(types.total()), " x ".join(map(str, shape)), _types(types))
@@ -158,13 +131,6 @@ def _tensor_rows(file: "GGUF", every: bool) -> list[tuple[str, str, str, str]]:
 
 def _types(types: Counter[str]) -> str:
     return next(iter(types)) if len(types) == 1 else ", ".join(f"{n} {name}" for name, n in types.most_common())
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for side in shape:
-        total *= int(side)
-    return total
 
 
 def _cut(value: Any) -> Any:

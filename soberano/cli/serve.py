@@ -5,7 +5,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from soberano.cli._sampling import add_loading
+from soberano.cli._sampling import add_loading, add_long_chats
 from soberano.core.errors import FileError
 
 HELP = "serve a model over the OpenAI protocol, with a chat page"
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--api-key-file", metavar="FILE", help="ask clients for the key that stands in this file")
     parser.add_argument("--name", metavar="NAME", help="what clients call the model (default: MODEL, or its stem)")
     add_loading(parser)
+    add_long_chats(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from soberano.server.app import serve
 
     with ExitStack() as shown:
-        show = shown.enter_context(progress())
+        show = shown.enter_context(progress(notes=True))
         serve(
             path,
             args.host,
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
             context=args.context,
             cache=args.cache,
             api_key=key,
+            long_chats=args.long_chats,
             progress=show,
             on_ready=shown.close,  # what is drawn on a terminal makes way for the address
         )

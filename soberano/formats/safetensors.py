@@ -9,7 +9,7 @@ Source: https://github.com/huggingface/safetensors (README, "Format").
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,17 @@ class Shards:
             raise FileError(f"{self.path} has no tensor {name!r}; it has {len(self.tensors)}")
         return self._of[name].raw(name)
 
-    def release(self, name: str) -> None:
-        """As MappedTensors.release."""
-        self._of[name].release(name)
-
     def pieces(self, name: str, rows: int) -> Iterator[tuple[int, np.ndarray]]:
         """As MappedTensors.pieces."""
         return self._of[name].pieces(name, rows)
+
+    def split(self, name: str, parts: Mapping[str, int]) -> None:
+        """As MappedTensors.split."""
+        file = self._of.pop(name)
+        file.split(name, parts)
+        del self.tensors[name]
+        for part in parts:
+            self.tensors[part], self._of[part] = file.tensors[part], file
 
     def close(self) -> None:
         """Let go of every map."""

@@ -6,7 +6,7 @@ import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeVar
@@ -46,11 +46,17 @@ class TensorFile(Protocol):
     def raw(self, name: str) -> np.ndarray:
         """The blocks of a tensor: read-only uint8, shape[:-1] + (row bytes,). Raises FileError if there is none."""
 
-    def release(self, name: str) -> None:
-        """Let the system take back the memory of a tensor that has been read. Reading it again still works."""
-
     def pieces(self, name: str, rows: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (first row, raw rows) of a matrix, so many rows at a time; what was read is given back as it goes."""
+        """Yield (first row, raw rows (n, row bytes)), so many rows at a time; what was read is given back as it goes.
+
+        The rows of a tensor are those of all its matrices, one after another; a vector is one row.
+        """
+
+    def split(self, name: str, parts: Mapping[str, int]) -> None:
+        """Let a tensor be several from now on: its rows in order, so many for each part, under names of their own.
+
+        Raises FileError where there is a tensor of such a name already.
+        """
 
 
 class MappedTensors:
@@ -72,23 +78,31 @@ class MappedTensors:
         flat = np.frombuffer(self._map, np.uint8, info.nbytes, info.offset if info.nbytes else 0)
         return flat.reshape(*info.shape[:-1], row)
 
-    def release(self, name: str) -> None:
-        """Let the system take back the memory of a tensor that has been read. Reading it again still works."""
-        info = self.tensors[name]
-        self._advise(_DONTNEED, info.offset, info.nbytes)
-
     def pieces(self, name: str, rows: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (first row, raw rows) of a matrix, so many rows at a time; what was read is given back as it goes.
+        """As TensorFile.pieces.
 
         Each piece is brought into memory at once: thousands of page faults, one by one, cost more than the reading.
         """
-        raw, info = self.raw(name), self.tensors[name]
+        whole, info = self.raw(name), self.tensors[name]
+        raw = whole.reshape(-1, whole.shape[-1])
         for start in range(0, len(raw), rows):
             part = raw[start : start + rows]
             offset = info.offset + start * raw.shape[-1]
             self._advise(_POPULATE_READ, offset, part.nbytes)
             yield start, part
             self._advise(_DONTNEED, offset, part.nbytes)
+
+    def split(self, name: str, parts: Mapping[str, int]) -> None:
+        """As TensorFile.split."""
+        whole = self.tensors.pop(name)
+        row, start = whole.nbytes // whole.shape[0], whole.offset
+        for part, rows in parts.items():
+            if part in self.tensors:
+                raise FileError(f"{self.path}: the tensor {name} holds {part}, which is there again; convert it again")
+            self.tensors[part] = replace(
+                whole, name=part, shape=(rows, *whole.shape[1:]), offset=start, nbytes=rows * row
+            )
+            start += rows * row
 
     def _advise(self, advice: int | None, offset: int, nbytes: int) -> None:
         """Say what is wanted of a part of the map. The system is free not to listen; an old one does not know it."""

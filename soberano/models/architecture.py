@@ -9,12 +9,21 @@ The contract of such a file, soberano/models/<general.architecture>.py (dashes b
     Layer       a NamedTuple; a field is the tensor blk.<i>.<field>.weight (a name that ends in _bias:
     blk.<i>.<name>.bias)
     shapes      Config -> the shape of every field
-    forward     of a decoder: (weights, tokens, Cache, Config, last) -> (logits, Cache)
+    forward     of a decoder: (weights, tokens (B, T), Cache, Config) -> ((B, T, D), Cache)
+    logits      of a decoder: (weights, (..., D), Config) -> (..., V)
     encode      of an encoder: (weights, tokens (B, T), lengths (B,), Config) -> (B, T, D)
+    Head        if it is there: the class of the head that makes it a cross-encoder, see head.py; Weights has a field
+    `head` then, and where Config.types is above 1, encode takes types (B, T) as well: which text a token is of
+    MIXTURE     if it is there: the file that reads those whose files say this name, and that they have experts
     TABLES      if it is there: the fields whose rows are looked up and nothing more
+    FUSED       if it is there: tensors that a file may hold as one, and the fields that they are: see fused.py
+    ABSENT      if it is there: fields of a Layer -> the layers that do without; zeros are there, for nobody to read
+    HUGGING_FACE, HUGGING_FACE_KEYS, HUGGING_FACE_TENSORS, HUGGING_FACE_HEAD, HUGGING_FACE_SPARE   of one that is read
+    from a folder as well: see checkpoint.py
 """
 
 import pkgutil
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -22,7 +31,7 @@ import soberano.models
 from soberano.core.errors import UnsupportedModel
 
 _CONTRACT = {"Config", "Weights", "Layer", "shapes"}
-_RUNS = {"forward", "encode"}  # a file has one of them
+_RUNS = ({"forward", "logits"}, {"encode"})  # a file has the one or the other
 
 
 def known() -> list[str]:
@@ -40,6 +49,12 @@ def architecture(name: str, path: object = "the model") -> Any:
     )
 
 
+def name_of_file(said: str, metadata: Mapping[str, Any], path: object = "the model") -> str:
+    """What to ask `architecture` for, of a file whose metadata say it is `said`. Raises as that does."""
+    mixture = getattr(architecture(said, path), "MIXTURE", None)
+    return mixture if mixture and metadata.get(f"{said}.expert_count") else said
+
+
 def is_encoder(module: Any) -> bool:
     """Whether an architecture turns texts into vectors, rather than continuing them."""
     return "encode" in vars(module)
@@ -51,7 +66,7 @@ def _files() -> list[str]:
 
 def _keeps_contract(file: str) -> bool:
     names = vars(_module(file)).keys()
-    return names >= _CONTRACT and len(_RUNS & names) == 1
+    return names >= _CONTRACT and sum(names >= each for each in _RUNS) == 1
 
 
 def _module(file: str) -> Any:

@@ -9,10 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from soberano.core.errors import CapacityError
+from soberano.core.units import bytes_text
+
 LENGTHS = (8, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 448, 512)
 """The lengths in tokens that batches are padded to; longer ones to a multiple of the last."""
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """The numbers of texts that batches are padded to."""
+USUAL = 32
+"""How many texts go together unless somebody asks for another number."""
 MOST_TOKENS = 16_384
 """Tokens of a batch, padding included: what lies between the layers of a large model still fits into memory."""
 
@@ -40,6 +45,21 @@ def batches(texts: Sequence[Sequence[int]], most: int, *, pads: bool) -> Iterato
         chosen = [i for i in order[at : at + count] if 4 * len(texts[i]) >= 3 * longest]
         yield _padded(texts, chosen, length, _above(ROWS, len(chosen)) if pads else len(chosen))
         at += len(chosen)
+
+
+def check_memory(weights: int, context: int, width: int, ffn: int, free: int) -> None:
+    """Raise CapacityError unless `free` bytes hold those of the weights and the largest batch of texts.
+
+    A batch is measured by what lies between the parts of a layer: five rows as wide as the model (what comes in,
+    queries, keys, values, what they saw) and two of the feed-forward, in float32.
+    """
+    tokens = max(context, min(MOST_TOKENS, USUAL * context))
+    batch = 4 * tokens * (5 * width + 2 * ffn)
+    if weights + batch > free:
+        raise CapacityError(
+            f"the weights take {bytes_text(weights)} and texts of up to {context} tokens {bytes_text(batch)}, and "
+            f"{bytes_text(free)} of memory are free; ask for a smaller context or model, or close other programs"
+        )
 
 
 def _padded(texts: Sequence[Sequence[int]], chosen: list[int], length: int, rows: int) -> Batch:

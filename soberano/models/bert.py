@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from soberano.backends.homes import home_of
 from soberano.core.types import Array
+from soberano.models import bert_config
+from soberano.models.bert_config import common_numbers
+from soberano.models.head import Tanh
 from soberano.models.layers import Metadata, each_block, heads, merge
 from soberano.ops.feed_forward import Activation, feed_forward
 from soberano.ops.linear import embed, linear, linears
@@ -18,38 +21,17 @@ from soberano.quant.tensor import Stack, Weight
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(bert_config.Config):
     """The numbers of the model, as its file states them."""
 
-    layers: int
-    width: int
-    heads: int
-    head: int
-    ffn: int
-    vocabulary: int
-    context: int
-    types: int
-    eps: float
     activation: Activation  # a GGUF file does not say, and means the exact GELU
 
     @classmethod
     def from_gguf(cls, meta: Metadata) -> "Config":
         """Read the keys bert.*; raises FileError naming a key that is missing or wrong."""
-        count, width = meta.whole("attention.head_count"), meta.whole("embedding_length")
-        if width % count:
-            meta.fail("attention.head_count", count, f"a divisor of the width {width}")
-        meta.only("attention.causal", False)
         meta.choice("position_type", {"absolute"}, "absolute")
         return cls(
-            layers=meta.layers,
-            width=width,
-            heads=count,
-            head=width // count,
-            ffn=meta.whole("feed_forward_length"),
-            vocabulary=meta.vocabulary,
-            context=meta.whole("context_length"),
-            types=meta.rows("token_types"),
-            eps=meta.number("attention.layer_norm_epsilon"),
+            **common_numbers(meta),
             activation="gelu_erf" if meta.choice("activation", {"gelu", "gelu_new"}, "gelu") == "gelu" else "gelu",
         )
 
@@ -84,9 +66,10 @@ class Bert(NamedTuple):
     token_embd_norm: Array  # (D,)
     token_embd_norm_bias: Array  # (D,)
     blk: Block
+    head: Tanh | None = None  # of a cross-encoder
 
 
-Weights, Layer = Bert, Block
+Weights, Layer, Head = Bert, Block, Tanh
 TABLES = {"token_embd", "position_embd", "token_types"}  # whose rows are looked up, and nothing more
 
 
@@ -111,22 +94,21 @@ def block(w: Block, x: Array, lengths: Array, c: Config) -> Array:
     return add_layer_norm(x, y, w.layer_output_norm, w.layer_output_norm_bias, eps=c.eps)
 
 
-def encode(m: Bert, tokens: Array, lengths: Array, c: Config) -> Array:
-    """Run texts (B, T), the first lengths (B,) of whose tokens count, through the model -> (B, T, D)."""
+def encode(m: Bert, tokens: Array, lengths: Array, c: Config, types: Array | None = None) -> Array:
+    """Run texts (B, T), the first lengths (B,) of whose tokens count, through the model -> (B, T, D).
+
+    types (B, T) says which of two texts each token is of; None: there is one.
+    """
     xp = home_of(tokens).xp
     places = xp.arange(tokens.shape[1], dtype=xp.int32)
     x = embed(m.token_embd, tokens) + embed(m.position_embd, places)  # (B, T, D)
-    x = x + embed(m.token_types, xp.zeros_like(places[:1]))  # every text is of the first type
+    x = x + embed(m.token_types, xp.zeros_like(places[:1]) if types is None else types)
     x = layer_norm(x, m.token_embd_norm, m.token_embd_norm_bias, eps=c.eps)
     return each_block(c.layers, block, m.blk, x, lengths, c)
 
 
+HUGGING_FACE = {"model_type": "bert"}
 HUGGING_FACE_KEYS = {
-    "block_count": "num_hidden_layers",
-    "embedding_length": "hidden_size",
-    "attention.head_count": "num_attention_heads",
-    "feed_forward_length": "intermediate_size",
-    "context_length": "max_position_embeddings",
     "attention.layer_norm_epsilon": "layer_norm_eps",
     "activation": "hidden_act",
     "position_type": "position_embedding_type",
@@ -145,4 +127,5 @@ HUGGING_FACE_TENSORS = {
     "ffn_down": "encoder.layer.*.output.dense",
     "layer_output_norm": "encoder.layer.*.output.LayerNorm",
 }
+HUGGING_FACE_HEAD = {"cls": "pooler.dense", "cls.output": "classifier"}
 HUGGING_FACE_SPARE = ("embeddings.position_ids", "pooler.", "cls.")  # beginnings of names that no embedding needs

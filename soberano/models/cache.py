@@ -5,12 +5,14 @@ events.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from soberano.backends.base import Home
+from soberano.backends.homes import home_of
 from soberano.backends.tree import node
 from soberano.core.errors import CapacityError, InputError
 from soberano.core.memory import free_memory
@@ -39,9 +41,16 @@ class Cache:
     table: Array
     layer: Array | int = 0
 
-    def at(self, layer: Array | int) -> "Cache":
-        """The same cache, as layer `layer` sees it."""
-        return replace(self, layer=layer)
+    def through(self, layer: Callable[[Any, Array, "Cache"], tuple[Array, "Cache"]], x: Array) -> tuple[Array, "Cache"]:
+        """Compute (x, cache) = layer(i, x, cache at layer i) for every layer i; consumes this cache."""
+
+        def step(i: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            x, k, v = carry
+            x, cache = layer(i, x, replace(self, k=k, v=v, layer=i))
+            return x, cache.k, cache.v
+
+        x, k, v = home_of(x).loop(self.k.shape[0], step, (x, self.k, self.v))
+        return x, replace(self, k=k, v=v)
 
     def attend(
         self,
@@ -52,12 +61,18 @@ class Cache:
         *,
         pairing: Pairing = "interleaved",
         scale: float | None = None,
+        window: Array | int | None = None,
+        cap: float | None = None,
+        sinks: Array | None = None,
     ) -> tuple[Array, "Cache"]:
         """Turn q (B, T, H, E) and k, put k and v (B, T, K, E) at the positions of this step, attend to what each token
         may see -> (B, T, H, E), and the cache that holds them. Consumes this one.
+
+        `window`, which may be another one in each layer, `cap` and `sinks` are those of soberano.ops.attention.
         """
+        place = self.k, self.v, self.positions, self.table, self.layer
         out, new_k, new_v = attend(
-            q, k, v, turn, self.k, self.v, self.positions, self.table, self.layer, pairing=pairing, scale=scale
+            q, k, v, turn, *place, pairing=pairing, scale=scale, window=window, cap=cap, sinks=sinks
         )
         return out, replace(self, k=new_k, v=new_v)
 
@@ -100,6 +115,14 @@ class Room:
     def nbytes(self) -> int:
         """Bytes of keys and values."""
         return sum(math.prod(shape) for shape in self.shapes) * np.dtype(self.dtype).itemsize
+
+    def plan(self, weights: int, free: int) -> str:
+        """What a model will take, in words, before it takes anything."""
+        many = f" of {self.sequences} conversations" if self.sequences > 1 else ""
+        return (
+            f"memory: weights {bytes_text(weights)}, cache {bytes_text(self.nbytes)} ({self.context} tokens{many}), "
+            f"together {bytes_text(weights + self.nbytes)} of the {bytes_text(free)} that are free"
+        )
 
     def check(self, weights: int, free: int) -> None:
         """Raise CapacityError when `free` bytes of this machine's memory cannot hold it beside those of the weights.

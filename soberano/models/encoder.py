@@ -1,11 +1,11 @@
 """Texts to vectors: `model = soberano.load("minilm")`, then `model.embed(["one text", "another"])`.
 
-Texts of nearly one length go through the model together; which ones they are changes no vector.
+Texts of nearly one length go through the model together; which ones they are changes no vector. An encoder with a head,
+a cross-encoder, ranks documents instead: `model.rerank("query", ["one document", "another"])`.
 """
 
-import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -14,16 +14,20 @@ import numpy as np
 from soberano.backends.choose import choose
 from soberano.backends.homes import home
 from soberano.backends.plan import Plan, using
-from soberano.core.errors import InputError
+from soberano.core.errors import InputError, UnsupportedModel
+from soberano.core.memory import free_memory
 from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
 from soberano.core.types import Array
+from soberano.models import rank
 from soberano.models.architecture import architecture
-from soberano.models.batches import Batch, batches
+from soberano.models.batches import USUAL, Batch, batches, check_memory
+from soberano.models.encoding import Encoding
+from soberano.models.head import NAMES, head_pooling
 from soberano.models.keys import read_config
 from soberano.models.layers import Metadata, ModelFile
 from soberano.models.sentence import Sentence
-from soberano.models.weights import find_weights, load_weights
+from soberano.models.weights import find_weights, load_weights, weight_bytes
 from soberano.ops.distance import unit
 from soberano.ops.pool import POOLINGS, Pooling, pool
 from soberano.text.tokenizer import Tokenizer
@@ -39,13 +43,7 @@ class Key(NamedTuple):
     config: Any
     plan: Plan
     pooling: Pooling
-
-
-class Vectors(NamedTuple):
-    """The vectors of some texts."""
-
-    places: list[int]  # of the texts in what was asked
-    rows: np.ndarray  # (n, dimensions) float32
+    ranks: bool = False  # whether the head scores what the pooling made
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Options:
     files say.
     """
 
-    batch: int = 32
+    batch: int = USUAL
     dimensions: int | None = None
     normalize: bool | None = None
     pooling: Pooling | None = None
@@ -73,11 +71,12 @@ class Options:
             )
 
 
-def _encode(key: Key, weights: Any, tokens: Array, lengths: Array) -> Array:
-    compiled[key.architecture, key.plan.backend, key.plan.role, key.pooling, tuple(tokens.shape)] += 1
+def _encode(key: Key, weights: Any, tokens: Array, lengths: Array, *types: Array) -> Array:
+    compiled[key.architecture, key.plan.backend, key.plan.role, key.pooling, key.ranks, tuple(tokens.shape)] += 1
     with using(key.plan):
-        x = architecture(key.architecture).encode(weights, tokens, lengths, key.config)
-        return pool(x, lengths, how=key.pooling)
+        x = architecture(key.architecture).encode(weights, tokens, lengths, key.config, *types)
+        x = pool(x, lengths, how=key.pooling)
+        return weights.head.score(x, key.config.eps) if key.ranks else x
 
 
 class Encoder:
@@ -91,7 +90,7 @@ class Encoder:
         tokenizer: Tokenizer,
         sentence: Sentence,
         *,
-        keys: dict[str, str],
+        keys: Mapping[str, str | tuple[str, ...]] | None,
         backend: str | None,
         context: int | None,
         exact: bool,
@@ -99,8 +98,14 @@ class Encoder:
     ) -> None:
         """`kind` is the architecture, `keys` what the file calls its keys: see soberano.models.layers.Metadata."""
         self.module = architecture(kind, file.path)
-        self.config = read_config(self.module, Metadata(file, kind, keys))
+        meta = Metadata(file, kind, keys)
+        self.config = read_config(self.module, meta)
         found = find_weights(file, self.module, self.config)
+        self.ranks = found.head is not None
+        if sentence.ranks and not self.ranks:
+            raise UnsupportedModel(
+                f"{file.path} says that it ranks, but has no head that is known here ({NAMES['out']} of {kind!r})"
+            )
         self.path, self.name, self.tokenizer, self.sentence = file.path, name, tokenizer, sentence
         if tokenizer.size > self.config.vocabulary:
             raise InputError(
@@ -111,10 +116,14 @@ class Encoder:
         count = sum(int(np.prod(t.shape)) for t in file.tensors.values())
         plan = choose(backend, weights=count, progress=progress)
         self.plan = replace(plan, role="token" if exact else "prompt")
+        if plan.platform == "cpu":
+            need = weight_bytes(found, plan.weights)
+            check_memory(need, self.context, self.config.width, self.config.ffn, free_memory())
         self.home = home(plan.home)
         self.home.persist(settings().cache_dir() / "programs")
         self.weights = load_weights(file, self.module, found, self.plan, self.home, progress)
-        self._key = Key(kind, self.config, self.plan, sentence.pooling)
+        pooling = head_pooling(meta, self.module.Head) if self.ranks else sentence.pooling
+        self._key = Key(kind, self.config, self.plan, pooling, self.ranks)
         self._encode = self.home.compile(_encode, static=(0,))
 
     @property
@@ -154,15 +163,72 @@ class Encoder:
         (batch,) = batches([tokens], 1, pads=self.pads)
         return self.run(batch, "none")[0, : len(tokens)]
 
-    def start(self, texts: Sequence[Sequence[int]], options: Options | None = None) -> "Encoding":
+    def start(self, texts: Sequence[Sequence[int]], options: Options | None = None) -> Encoding:
         """Begin to embed texts, each given as the tokens that the model reads. Raises InputError."""
-        return Encoding(self, texts, options or Options())
+        asked = options or Options()
+        pooling = asked.pooling or self.sentence.pooling
+        if self.ranks:
+            raise InputError(f"{self.name} ranks documents and has no vector of a text; ask it to rerank")
+        if pooling == "none":
+            raise InputError(f"{self.name} has the pooling none: it has no vector of a text; ask for mean, cls or last")
+        if asked.dimensions is not None and asked.dimensions > self.width:
+            raise InputError(
+                f"dimensions is {asked.dimensions}, but the vectors of this model have {self.width}; ask for fewer"
+            )
+        normalize = self.sentence.normalize if asked.normalize is None else asked.normalize
 
-    def run(self, batch: Batch, pooling: Pooling) -> np.ndarray:
-        """One batch through the model -> (B, width) float32; (B, T, width) for the pooling none."""
-        send = self.home.asarray
-        key = self._key._replace(pooling=pooling)
-        return self.home.to_numpy(self._encode(key, self.weights, send(batch.tokens), send(batch.lengths)))
+        def run(batch: Batch) -> np.ndarray:
+            vectors = self.run(batch, pooling)[: len(batch.texts), : asked.dimensions]
+            return unit(vectors) if normalize else vectors
+
+        return self._encoding(texts, asked.batch, run)
+
+    def pairs(self, query: str, documents: Sequence[str], instruction: str | None = None) -> rank.Pairs:
+        """What the model reads of a query with each document: see soberano.models.rank.Ranker."""
+        if not self.ranks:
+            raise InputError(f"{self.name} embeds texts and has no head to rank with; compare its vectors instead")
+        if instruction is not None:
+            raise InputError(f"{self.name} is a cross-encoder, which takes no instruction; leave it out")
+        whole = [self.tokenizer.pair(query, document, self.context) for document in documents]
+        return rank.Pairs([tokens for tokens, _ in whole], sum(cut for _, cut in whole))
+
+    def start_ranking(self, pairs: Sequence[Sequence[int]]) -> Encoding:
+        """Begin to score pairs, each given as the tokens that the model reads. Raises InputError."""
+        probabilities = np.vectorize(rank.probability, otypes=[np.float64])
+        return self._encoding(pairs, USUAL, lambda batch: probabilities(self.run(batch)[: len(batch.texts)]))
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top: int | None = None,
+        instruction: str | None = None,
+        progress: Progress = silent,
+    ) -> list[rank.Ranked]:
+        """Score documents against a query, best first: see soberano.models.rank."""
+        return rank.rerank(self, query, documents, top=top, instruction=instruction, progress=progress)
+
+    def _encoding(self, texts: Sequence[Sequence[int]], batch: int, run: Callable[[Batch], np.ndarray]) -> Encoding:
+        size = self.config.vocabulary
+        for i, tokens in enumerate(texts):
+            bad = next((token for token in tokens if not 0 <= token < size), None)
+            if bad is not None:
+                raise InputError(f"text {i} holds token {bad}, but ids go from 0 to {size - 1}")
+            if not 0 < len(tokens) <= self.context:
+                raise InputError(f"text {i} has {len(tokens)} tokens; the model reads 1 to {self.context}")
+        return Encoding(texts, batches(texts, batch, pads=self.pads), run)
+
+    def run(self, batch: Batch, pooling: Pooling | None = None) -> np.ndarray:
+        """One batch through the model -> (B, width) float32; (B, T, width) for the pooling none.
+
+        Without a pooling, what the model is for: of a cross-encoder, the scores (B, 1).
+        """
+        send, more = self.home.asarray, list[np.ndarray]()
+        key = self._key if pooling is None else self._key._replace(pooling=pooling, ranks=False)
+        if key.ranks and getattr(self.config, "types", 1) > 1:
+            more = [rank.types(batch.tokens, self.tokenizer.eos)]
+        return self.home.to_numpy(self._encode(key, self.weights, *map(send, (batch.tokens, batch.lengths, *more))))
 
     @property
     def pads(self) -> bool:
@@ -178,58 +244,6 @@ class Encoder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class Encoding:
-    """Some texts on their way to vectors. Made by Encoder.start; `step` until `done`."""
-
-    def __init__(self, model: Encoder, texts: Sequence[Sequence[int]], options: Options) -> None:
-        pooling = options.pooling or model.sentence.pooling
-        if pooling == "none":
-            raise InputError(
-                f"{model.name} has the pooling none: it has no vector of a text; ask for mean, cls or last"
-            )
-        if options.dimensions is not None and options.dimensions > model.width:
-            raise InputError(
-                f"dimensions is {options.dimensions}, but the vectors of this model have {model.width}; ask for fewer"
-            )
-        size = model.config.vocabulary
-        for i, tokens in enumerate(texts):
-            bad = next((token for token in tokens if not 0 <= token < size), None)
-            if bad is not None:
-                raise InputError(f"text {i} holds token {bad}, but ids go from 0 to {size - 1}")
-            if not 0 < len(tokens) <= model.context:
-                raise InputError(f"text {i} has {len(tokens)} tokens; the model reads 1 to {model.context}")
-        self.prompt_tokens, self.completion_tokens = sum(map(len, texts)), 0
-        self.texts_done, self.finish_reason, self.timings = 0, "stop", dict[str, float]()
-        self.done = not texts
-        self._model, self._pooling, self._dimensions = model, pooling, options.dimensions
-        self._normalize = model.sentence.normalize if options.normalize is None else options.normalize
-        self._count = len(texts)
-        self._batches = batches(texts, options.batch, pads=model.pads)
-        self._started = time.perf_counter()
-
-    def step(self) -> list[Vectors]:
-        """Run one batch.
-
-        Whatever it raises, the encoding is done.
-        """
-        if self.done:
-            return []
-        try:
-            batch = next(self._batches)
-            vectors = self._model.run(batch, self._pooling)[: len(batch.texts), : self._dimensions]
-        except BaseException:
-            self.done = True
-            raise
-        self.texts_done += len(batch.texts)
-        self.done = self.texts_done == self._count
-        self.timings = {"embed_s": time.perf_counter() - self._started}
-        return [Vectors(batch.texts, unit(vectors) if self._normalize else vectors)]
-
-    def close(self) -> None:
-        """Nothing is held; what is closed is done."""
-        self.done = True
 
 
 def _context(most: int, wanted: int | None) -> int:

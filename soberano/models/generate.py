@@ -14,7 +14,7 @@ import numpy as np
 
 from soberano.core.errors import CapacityError, ContextError, InputError, SoberanoError
 from soberano.models.options import Options
-from soberano.models.step import NO_TOKEN, Chunk, Draw, Penalties
+from soberano.models.step import NO_TOKEN, Draw, Penalties
 from soberano.ops.random import seed_words
 from soberano.ops.sample import Sampling
 from soberano.ops.softmax import log_softmax
@@ -128,13 +128,8 @@ class Generation:
         return self._take(logits, *self._model.programs.draw(logits, self._draw, self._position, sampled=sampled))
 
     def _prefill(self) -> Any:
-        programs, start = self._model.programs, self.prefill_tokens_done
-        count, size = programs.chunk(self.prompt_tokens - start)
-        tokens, positions = np.zeros((1, size), np.int32), np.full((1, size), -1, np.int32)
-        tokens[0, :count], positions[0, :count] = self._prompt[start : start + count], np.arange(start, start + count)
-        send = self._model.home.asarray
-        last = send(np.array([count - 1], np.int32))
-        logits = self._model.forward(Chunk(send(tokens), send(positions), self._table(start + count), last), "prompt")
+        chunk, count = self._model.programs.prompt(self._prompt, self.prefill_tokens_done, self._table)
+        logits = self._model.forward(chunk, "prompt")
         self.prefill_tokens_done += count
         return logits
 

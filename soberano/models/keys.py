@@ -14,9 +14,10 @@ from soberano.models.layers import Metadata
 
 ASIDE = {
     "attention.value_length",  # the shape of attn_v is held to the head width
+    "classifier.output_labels",  # how what a head tells is called
+    "classifier.pooling_type",  # for the head of a cross-encoder
     "pooling_type",  # for embeddings of whole texts
     "rope.scaling.finetuned",  # history
-    "rope.scaling.original_context_length",  # for the kinds of scaling that ask for it by name
     "tensor_data_layout",  # how rows lay in the file that was converted
     "vocab_size",  # the shape of token_embd
 }
@@ -47,8 +48,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logit_scale": (0, 1),
     "nextn_predict_layers": (0,),
     "residual_scale": (0, 1),
-    "rope.scaling.attn_factor": (0, 1),
-    "rope.scaling.yarn_log_multiplier": (0,),
     "swin_norm": (False,),
     "use_parallel_residual": (False,),
 }

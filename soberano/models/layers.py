@@ -1,19 +1,23 @@
 """What model files share: reading a file's metadata, the loop over layers, and the shapes of heads."""
 
 import reprlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
 from soberano.backends.base import Home
 from soberano.backends.homes import home_of
+from soberano.backends.tree import map_arrays
 from soberano.core.errors import FileError, UnsupportedModel
 from soberano.core.types import Array
 from soberano.formats.tensors import TensorFile
 from soberano.models.cache import Cache
-from soberano.quant.tensor import Stack
+
+DEFAULT_CONTEXT = 4096
+"""Tokens of context when nobody asks for more: the cache is allocated whole, and few chats are longer."""
 
 
 class ModelFile(TensorFile, Protocol):
@@ -30,16 +34,24 @@ class Metadata:
 
     What is asked for counts as understood, in the file or not: see soberano.models.keys.
 
-    `keys` names what a file of another kind calls otherwise.
+    A file of another kind has no architecture in its keys, and `keys` says what it calls otherwise; of several names,
+    the first that is there counts. `wanted` is the context, in tokens, that the model is loaded for; None: whatever is
+    usual.
     """
 
     file: ModelFile
     architecture: str
-    keys: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str | tuple[str, ...]] | None = None
+    wanted: int | None = None
     read: set[str] = field(default_factory=set)
 
     def _name(self, key: str) -> str:
-        return self.keys.get(key, f"{self.architecture}.{key}")
+        if self.keys is None:
+            return f"{self.architecture}.{key}"
+        names = self.keys.get(key, key)
+        if isinstance(names, str):
+            return names
+        return next((name for name in names if self.file.metadata.get(name) is not None), names[0])
 
     def _value(self, key: str, default: Any) -> tuple[str, Any]:
         name = self._name(key)
@@ -57,6 +69,10 @@ class Metadata:
         raise FileError(
             f"{self.file.path}: {name} is {reprlib.repr(value)}; it must be {right}; convert the file again"
         )
+
+    def value(self, key: str, default: Any) -> Any:
+        """Whatever the file says, for what none of the readers below fits; unchecked."""
+        return self._value(key, default)[1]
 
     def whole(self, key: str, default: int | None = None) -> int:
         """A positive whole number. Raises FileError, naming the key, when it is missing without default or wrong."""
@@ -78,6 +94,33 @@ class Metadata:
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
             self.fail(key, value, "a number above 0")
         return float(value)
+
+    def amount(self, key: str, default: float | None = None) -> float:
+        """A finite number of at least 0, where 0 says that a thing is not used. Raises FileError as `whole` does."""
+        _, value = self._value(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
+            self.fail(key, value, "a number of at least 0")
+        return float(value)
+
+    def factor(self, key: str) -> float:
+        """A factor that a file may leave out, or call 0: 1 then."""
+        return self.amount(key, 0.0) or 1.0
+
+    def pattern(self, key: str, period: int, *, first: bool = False) -> tuple[bool, ...]:
+        """Which layers do what only some do: as the file lists them, or all but one in n, n being `period` or said.
+
+        The one is the last of every n, or the `first`. Of 0 all layers do, of 1 none. Raises FileError for anything
+        else.
+        """
+        kinds = {"sliding_attention": True, "full_attention": False, 1: True, 0: False}
+        value, layers = self.value(key, period), self.layers
+        if isinstance(value, list):
+            if len(value) != layers or not all(isinstance(each, str | int) and each in kinds for each in value):
+                self.fail(key, value, f"a kind for each of the {layers} layers")
+            return tuple(kinds[each] for each in value)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+            self.fail(key, value, f"a whole number, or a kind for each of the {layers} layers")
+        return tuple(not value or (i % value > 0 if first else i % value < value - 1) for i in range(layers))
 
     def choice(self, key: str, known: Collection[str], default: str) -> str:
         """One of the `known` words. Raises UnsupportedModel for any other."""
@@ -106,6 +149,12 @@ class Metadata:
         return count
 
     @property
+    def length(self) -> int:
+        """The longest conversation that the model is loaded for, in tokens."""
+        trained = self.whole("context_length")
+        return min(trained, DEFAULT_CONTEXT) if self.wanted is None else self.wanted
+
+    @property
     def vocabulary(self) -> int:
         """How many tokens the embedding has."""
         return self.rows("token_embd")
@@ -118,73 +167,66 @@ class Metadata:
         return info.shape[0]
 
 
-def rope_scale(meta: Metadata) -> float:
-    """The factor on positions that the file asks for. Raises UnsupportedModel for a scaling that is not linear.
-
-    As in llama.cpp, a factor without a type is linear, and old files call it rope.scale_linear.
-    """
-    kind = meta.choice("rope.scaling.type", ("none", "linear"), "linear")
-    factor = meta.number("rope.scaling.factor", meta.number("rope.scale_linear", 1.0))
-    return 1.0 / factor if kind == "linear" else 1.0
+def widths(meta: Metadata) -> tuple[int, int, int]:
+    """(width of the model, heads, width of a head). Raises FileError where heads are no even shares of the width."""
+    heads, width = meta.whole("attention.head_count"), meta.whole("embedding_length")
+    if width % heads:
+        meta.fail("attention.head_count", heads, f"a divisor of the width {width}")
+    return width, heads, width // heads
 
 
-def rope_width(meta: Metadata, head: int) -> int:
-    """How many numbers of a head are turned: all, unless the file says fewer. Raises FileError if no pairs fit."""
-    width = meta.whole("rope.dimension_count", head)
-    if width % 2 or width > head:
-        meta.fail("rope.dimension_count", width, f"even, and at most {head}, the width of a head")
-    return width
+@dataclass(frozen=True)
+class PerLayer:
+    """A value that is one of two, layer by layer."""
+
+    options: Any  # an array, or a tuple of them, whose first axis is the choice
+    which: np.ndarray  # (L,) int32
+
+    @classmethod
+    def of(cls, where: Sequence[bool], here: Any, elsewhere: Any) -> "PerLayer":
+        """`here` in the layers where `where` is true, `elsewhere` in the others: numbers, arrays or tuples of them."""
+        return cls(_pair(here, elsewhere), np.array([not each for each in where], np.int32))
+
+    def layer(self, home: Home, i: Array | int) -> Any:
+        """The value of layer i."""
+        which = home.at(home.xp.asarray(self.which), i)
+        return map_arrays(lambda array: home.at(home.xp.asarray(array), which), self.options)
 
 
-def rope_factors(meta: Metadata, width: int) -> tuple[float, ...] | None:
-    """The divisors of the rotary frequencies (Llama 3.1 on), which a file carries as the tensor rope_freqs.weight.
-
-    Raises FileError unless it holds width / 2 finite float32 numbers above 0.
-    """
-    info = meta.file.tensors.get("rope_freqs.weight")
-    if info is None:
-        return None
-    if info.format.name != "F32" or info.shape != (width // 2,):
-        raise FileError(
-            f"{meta.file.path}: the tensor rope_freqs.weight is {info.format.name} {info.shape}, and must be F32 "
-            f"{(width // 2,)}; convert the file again"
-        )
-    factors = meta.file.raw("rope_freqs.weight").view("<f4")
-    wrong = factors[~(np.isfinite(factors) & (factors > 0))]
-    if wrong.size:
-        raise FileError(
-            f"{meta.file.path}: the tensor rope_freqs.weight holds {wrong[0]}, and must hold finite numbers above 0; "
-            f"get the file again"
-        )
-    return tuple(float(f) for f in factors)
+def _pair(here: Any, elsewhere: Any) -> Any:
+    if isinstance(here, tuple):
+        return type(here)(*map(_pair, here, elsewhere))
+    xp = np if isinstance(here, int) else home_of(here).xp
+    return xp.stack([xp.asarray(here), xp.asarray(elsewhere)])
 
 
 def each_layer(block: Callable[..., Any], blk: Any, x: Array, cache: Cache, *rest: Any) -> tuple[Array, Cache]:
     """Run `block(weights of layer i, x, cache at layer i, *rest)` for every layer.
 
     Compiled homes loop inside one program over stacked weights, so a packed weight is never copied; NumPy just loops.
+    Of what is PerLayer in `rest`, the block gets layer i's.
     """
     home = home_of(x)
 
-    def layer(i: Array | int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        h, k, v = carry
-        here = Cache(k, v, cache.positions, cache.table, i)
-        h, here = block(layer_of(home, blk, i), h, here, *rest)
-        return h, here.k, here.v
+    def layer(i: Array | int, x: Array, cache: Cache) -> tuple[Array, Cache]:
+        return block(layer_of(home, blk, i), x, cache, *_of_layer(home, rest, i))
 
-    x, k, v = home.loop(cache.k.shape[0], layer, (x, cache.k, cache.v))
-    return x, Cache(k, v, cache.positions, cache.table)
+    return cache.through(layer, x)
 
 
 def each_block(count: int, block: Callable[..., Array], blk: Any, x: Array, *rest: Any) -> Array:
     """Run `block(weights of layer i, x, *rest)` for `count` layers: as each_layer, of a model without a cache."""
     home = home_of(x)
-    return home.loop(count, lambda i, h: block(layer_of(home, blk, i), h, *rest), x)
+    return home.loop(count, lambda i, h: block(layer_of(home, blk, i), h, *_of_layer(home, rest, i)), x)
+
+
+def _of_layer(home: Home, rest: Sequence[Any], i: Array | int) -> list[Any]:
+    return [part.layer(home, i) if isinstance(part, PerLayer) else part for part in rest]
 
 
 def layer_of(home: Home, blk: Any, i: Array | int) -> Any:
     """The weights of layer i of stacked ones; None stays None."""
-    return type(blk)(*(part.layer(home, i) if isinstance(part, Stack) else None for part in blk))
+    return type(blk)(*(None if part is None else part.layer(home, i) for part in blk))
 
 
 def heads(x: Array, width: int) -> Array:
@@ -192,14 +234,16 @@ def heads(x: Array, width: int) -> Array:
     return x.reshape(*x.shape[:-1], x.shape[-1] // width, width)
 
 
+def split(x: Array, *widths: int) -> list[Array]:
+    """(..., sum of the widths) -> one (..., width) for each: what a fused product computed together."""
+    return [x[..., end - width : end] for end, width in zip(accumulate(widths), widths, strict=True)]
+
+
 def merge(x: Array) -> Array:
     """(B, T, H, E) -> (B, T, H * E)."""
     return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
-def last_tokens(x: Array, last: Array | None) -> Array:
-    """x (B, T, D) -> (B, D), row b's token last[b]; all of x if None."""
-    if last is None:
-        return x
-    xp = home_of(x).xp
-    return xp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+def pick_tokens(x: Array, which: Array) -> Array:
+    """x (B, T, D) -> (B, D): of row b, token which[b]."""
+    return home_of(x).xp.take_along_axis(x, which[:, None, None], axis=1)[:, 0]

@@ -24,6 +24,7 @@ def load(
     context: int | None = None,
     sequences: int = 1,
     cache: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     exact: bool = False,
     progress: Progress = silent,
 ) -> Model | Encoder:
@@ -35,11 +36,12 @@ def load(
 
     For a Model: the cache has room for `sequences` conversations of that length, and `cache` is the type of its
     numbers, f16, bf16 or q8_0, which takes half the memory (default: f16, and float32 where only the meaning computes
-    on a CPU). For an Encoder: `exact` computes in float32 even where a matrix unit would be faster.
+    on a CPU); `adapter` is a LoRA adapter of this very model, a GGUF file. For an Encoder: `exact` computes in float32
+    even where a matrix unit would be faster.
 
     Raises FileError for a file that is missing or damaged, UnsupportedModel, naming it, for what we do not know.
     """
-    decoder = {"context": context, "sequences": sequences, "cache": cache}
+    decoder = {"context": context, "sequences": sequences, "cache": cache, "adapter": _path(adapter)}
     return _load(path, None, decoder, {"context": context, "exact": exact}, backend, progress)
 
 
@@ -50,10 +52,11 @@ def load_decoder(
     context: int | None = None,
     sequences: int = 1,
     cache: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
 ) -> Model:
     """Load a model that generates text, as `load` does. Raises InputError for an encoder."""
-    how = {"context": context, "sequences": sequences, "cache": cache}
+    how = {"context": context, "sequences": sequences, "cache": cache, "adapter": _path(adapter)}
     found = _load(path, Model, how, {}, backend, progress)
     assert isinstance(found, Model)
     return found
@@ -73,6 +76,17 @@ def load_encoder(
     return found
 
 
+def check_decoder(path: Path) -> None:
+    """Raise InputError for an encoder, of which there is nothing to generate; only the head of a file is read."""
+    folder = folder_of(path)
+    if folder is not None:
+        with Checkpoint(Folder(folder)) as weights:
+            _check(weights.module, Model, folder)
+    else:
+        with gguf.read(path) as file:
+            _check(architecture(file.field("general.architecture", str), path), Model, path)
+
+
 def _load(
     path: str | os.PathLike[str],
     wanted: type | None,
@@ -90,9 +104,9 @@ def _load(
         files = Folder(folder)
         with Checkpoint(files) as weights:
             _check(weights.module, wanted, folder)
-            named = folder.name, weights.architecture, _tokenizer(files), sentence.from_folder(files)
-            keys = weights.module.HUGGING_FACE_KEYS
-            return Encoder(weights, *named, keys=keys, backend=backend, progress=progress, **encoder)
+            how = sentence.Sentence(ranks=True) if weights.ranks else sentence.from_folder(files)
+            named = folder.name, weights.architecture, _tokenizer(files), how
+            return Encoder(weights, *named, keys=weights.keys, backend=backend, progress=progress, **encoder)
     with gguf.read(where) as file:
         name = file.field("general.architecture", str)
         module = architecture(name, where)
@@ -102,12 +116,19 @@ def _load(
         refuse_parts(file)
         title = str(file.metadata.get("general.name") or where.stem)
         words, how = tokenizer.from_metadata(file.metadata), sentence.from_gguf(file.metadata, name)
-        return Encoder(file, title, name, words, how, keys={}, backend=backend, progress=progress, **encoder)
+        return Encoder(file, title, name, words, how, keys=None, backend=backend, progress=progress, **encoder)
+
+
+def _path(path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
 def _check(module: Any, wanted: type | None, where: Path) -> None:
     if wanted is Model and is_encoder(module):
-        raise InputError(f"{where} is an encoder: it turns texts into vectors and writes none; use `soberano embed`")
+        raise InputError(
+            f"{where} is an encoder: it turns texts into vectors and writes none; use `soberano embed`, or `soberano "
+            f"rerank` where it has a head that ranks"
+        )
     if wanted is Encoder and not is_encoder(module):
         raise InputError(f"{where} generates text and is no encoder; `soberano pull minilm` brings one that embeds")
 

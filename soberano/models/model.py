@@ -1,5 +1,6 @@
 """The whole API on a card: `model = soberano.load("smollm2")`, then `model.generate("Once upon a time")`."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,25 +9,29 @@ from typing import Any
 from soberano.backends.choose import choose, tiles_expected
 from soberano.backends.homes import home
 from soberano.backends.plan import Role, using
+from soberano.backends.tree import map_arrays
 from soberano.core.errors import FileError, InputError, UnsupportedModel
+from soberano.core.hashing import sha256
 from soberano.core.memory import free_memory
-from soberano.core.progress import Progress
+from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
 from soberano.core.types import Array
 from soberano.formats import gguf
-from soberano.models.architecture import architecture
+from soberano.models import judge, rank
+from soberano.models.adapter import Adapter, adapt, read_adapter
+from soberano.models.architecture import architecture, name_of_file
 from soberano.models.cache import Pages, Room, cache_dtype
 from soberano.models.generate import Generation
 from soberano.models.keys import read_config
 from soberano.models.layers import Metadata
+from soberano.models.long_chats import Fitted, Policy, fit
 from soberano.models.options import Options
 from soberano.models.step import Chunk, Draw, Programs
 from soberano.models.weights import begin_tiles, find_weights, load_weights, weight_bytes
 from soberano.text import tokenizer as tokenizers
 from soberano.text.chat import ChatTemplate, encode_chat
 
-DEFAULT_CONTEXT = 4096
-"""Tokens of context when nobody asks for more: the cache is allocated whole, and few chats are longer."""
+log = logging.getLogger("soberano.models")
 
 
 class Model:
@@ -40,19 +45,24 @@ class Model:
         context: int | None,
         sequences: int,
         cache: str | None,
+        adapter: Path | None,
         progress: Progress,
     ) -> None:
         refuse_parts(file)
-        name = file.field("general.architecture", str)
-        self.module = architecture(name, path)
-        self.config = read_config(self.module, Metadata(file, name))
+        self.architecture = said = file.field("general.architecture", str)
+        self.module_name = name_of_file(said, file.metadata, path)
+        self.module, meta = architecture(self.module_name), Metadata(file, said, wanted=context)
+        self.config = read_config(self.module, meta)
         found = find_weights(file, self.module, self.config)
         self.metadata: Mapping[str, Any] = file.metadata
         self.path, self.name = path, str(file.metadata.get("general.name") or path.stem)
         self.tokenizer = tokenizers.from_metadata(file.metadata)
         _refuse_more_tokens(path, self.tokenizer.size, self.config.vocabulary)
         self.chat = _template(file, self.tokenizer)
-        self.context = _context(self.config.context, context)
+        self.context = _context(self.config.context, meta.length)
+        beside = read_adapter(adapter, said, self.module, self.config) if adapter else None
+        if beside:
+            _refuse_wrong_base(beside, path, adapter, progress)
         count = sum(math.prod(t.shape) for t in file.tensors.values())
         free = free_memory()
         early = weight_bytes(found, "tiles") < free and tiles_expected(backend, progress)
@@ -61,12 +71,16 @@ class Model:
             self.plan = choose(backend, weights=count, progress=progress)
             self.home = home(self.plan.home)
             self.home.persist(settings().cache_dir() / "programs")
-            self.programs, c = Programs(name, self.config, self.plan, self.tokenizer.size), self.config
+            self.programs, c = Programs(self.module_name, self.config, self.plan, self.tokenizer.size), self.config
             dtype = self.programs.cache_dtype if cache is None else cache_dtype(cache, c.head)
             self._room = Room(c.layers, c.kv_heads, c.head, dtype, self.context, sequences)
             if self.plan.platform == "cpu":  # a refusal need not wait for the weights
-                self._room.check(weight_bytes(found, self.plan.weights), free)
+                size = weight_bytes(found, self.plan.weights)
+                log.info("%s", self._room.plan(size, free))
+                self._room.check(size, free)
             self.weights = load_weights(file, self.module, found, self.plan, self.home, progress, begun)
+            if beside:
+                self.weights = adapt(self.weights, map_arrays(self.home.asarray, beside.pairs), beside.scales)
         finally:
             if begun:
                 begun.packing.stop()
@@ -127,11 +141,42 @@ class Model:
             if piece.text:
                 yield piece.text
 
+    def pairs(self, query: str, documents: Sequence[str], instruction: str | None = None) -> rank.Pairs:
+        """The question that the model is asked about each document: see soberano.models.judge."""
+        return judge.pairs(self, query, documents, instruction)
+
+    def start_ranking(self, pairs: Sequence[Sequence[int]]) -> judge.Judging:
+        """Begin to score documents. Raises InputError, and CapacityError as `start` does."""
+        return judge.Judging(self, pairs)
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top: int | None = None,
+        instruction: str | None = None,
+        progress: Progress = silent,
+    ) -> list[rank.Ranked]:
+        """Score documents against a query, best first: see soberano.models.rank."""
+        return rank.rerank(self, query, documents, top=top, instruction=instruction, progress=progress)
+
     def chat_tokens(self, messages: Sequence[Mapping[str, Any]], **extra: Any) -> list[int]:
         """The prompt for a conversation, by the model's own template; special tokens inside a message stay text."""
         if self.chat is None:
             raise InputError(f"{self.name} has no chat template, so it cannot chat; give it a plain prompt")
         return encode_chat(self.tokenizer, self.chat, messages, **extra)
+
+    def fit_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        long_chats: Policy = "refuse",
+        *,
+        answer: int | None = None,
+        **extra: Any,
+    ) -> Fitted:
+        """The prompt for a conversation that may be too long for the context: see soberano.models.long_chats."""
+        return fit(self, messages, long_chats, answer=answer, **extra)
 
     def wait(self) -> None:
         """Wait until every step that was begun is computed: a home may work ahead of its caller."""
@@ -161,6 +206,16 @@ def refuse_parts(file: gguf.GGUF) -> None:
         )
 
 
+def _refuse_wrong_base(beside: Adapter, path: Path, adapter: Path | None, progress: Progress) -> None:
+    if beside.base_hash is None:
+        log.warning("%s does not say which file it was trained on: it may belong to another model", adapter)
+    elif (found := sha256(path, progress)) != beside.base_hash:
+        raise InputError(
+            f"{adapter} was trained on the file with SHA-256 {beside.base_hash[:16]}..., and {path} has "
+            f"{found[:16]}...; an adapter answers wrongly on another base: get that file"
+        )
+
+
 def _refuse_more_tokens(path: Path, tokens: int, embedded: int) -> None:
     """Fewer are fine, as embeddings are often padded: the programs leave out the logits of what is no token."""
     if tokens > embedded:
@@ -170,9 +225,7 @@ def _refuse_more_tokens(path: Path, tokens: int, embedded: int) -> None:
         )
 
 
-def _context(trained: int, wanted: int | None) -> int:
-    if wanted is None:
-        return min(trained, DEFAULT_CONTEXT)
+def _context(trained: int, wanted: int) -> int:
     if not 0 < wanted <= trained:
         raise InputError(f"context is {wanted}, but the model was trained for {trained} tokens; ask for 1 to {trained}")
     return wanted

@@ -8,6 +8,10 @@ from soberano.core.errors import InputError
 MAX_LOGPROBS = 20
 
 
+LONG_CHATS = ("refuse", "slide")
+"""What may be done by name with conversations that no longer fit the context: see soberano.models.long_chats."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How to sample and when to stop. Raises InputError for a value that a parameter cannot have.

@@ -29,15 +29,16 @@ class Sentence:
     normalize: bool = True
     longest: int | None = None  # tokens that are read of a text, if that is less than the encoder's context
     prompt: str = ""  # put before every text
+    ranks: bool = False  # the files say that it is a cross-encoder; what its head takes is said elsewhere
 
 
 def from_gguf(metadata: Mapping[str, Any], architecture: str) -> Sentence:
-    """Read <architecture>.pooling_type. Raises UnsupportedModel for a pooling that makes no vector of a text."""
+    """Read <architecture>.pooling_type. Raises UnsupportedModel for a pooling that is not known."""
     key = f"{architecture}.pooling_type"
-    kind = metadata.get(key, POOLINGS.index("mean"))
-    if type(kind) is not int or not 0 <= kind < len(POOLINGS):
-        raise UnsupportedModel(f"{key} is {kind!r:.40}; known are 0 (none), 1 (mean), 2 (cls) and 3 (last)")
-    return Sentence(POOLINGS[kind])
+    kind, rank = metadata.get(key, POOLINGS.index("mean")), len(POOLINGS)
+    if type(kind) is not int or not 0 <= kind <= rank:
+        raise UnsupportedModel(f"{key} is {kind!r:.40}; known are 0 (none), 1 (mean), 2 (cls), 3 (last) and 4 (rank)")
+    return Sentence(ranks=True) if kind == rank else Sentence(POOLINGS[kind])
 
 
 def from_folder(folder: Folder) -> Sentence:

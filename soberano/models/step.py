@@ -6,6 +6,7 @@ program and by nothing else: a token's arithmetic does not depend on how a promp
 """
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
@@ -17,6 +18,7 @@ from soberano.backends.plan import Plan, Role, using
 from soberano.core.types import Array
 from soberano.models.architecture import architecture
 from soberano.models.cache import PAGE, Cache
+from soberano.models.layers import pick_tokens
 from soberano.ops.attention import kernel_serves
 from soberano.ops.sample import Sampling, greedy, penalise, sample
 
@@ -69,11 +71,12 @@ class Key(NamedTuple):
 
 
 def _forward(key: Key, weights: Any, k: Array, v: Array, chunk: Chunk) -> Any:
-    module, plan, last = architecture(key.architecture), key.plan, None if key.every else chunk.last
+    module, plan = architecture(key.architecture), key.plan
     compiled["forward", plan.backend, plan.role, tuple(chunk.tokens.shape), tuple(chunk.table.shape), key.every] += 1
     with using(plan):
         cache = Cache(k, v, chunk.positions, chunk.table)
-        logits, cache = module.forward(weights, chunk.tokens, cache, key.config, last)
+        x, cache = module.forward(weights, chunk.tokens, cache, key.config)
+        logits = module.logits(weights, x if key.every else pick_tokens(x, chunk.last), key.config)
     return logits[..., : key.tokens], cache.k, cache.v
 
 
@@ -167,6 +170,19 @@ class Programs:
         if above and (not below or above[0] <= 2 * left):  # padding at most doubles the work
             return left, above[0]
         return below[-1], below[-1]
+
+    def prompt(
+        self, tokens: Sequence[int], start: int, table: Callable[[int], Array], *, single: bool = False
+    ) -> tuple[Chunk, int]:
+        """(the next chunk of a prompt of which `start` tokens have been read, how many it takes).
+
+        table(n) is the page table (1, N) for a step that ends at n tokens. `single`: one token, as decode reads it.
+        """
+        count, size = (1, 1) if single else self.chunk(len(tokens) - start)
+        ids, positions = np.zeros((1, size), np.int32), np.full((1, size), -1, np.int32)
+        ids[0, :count], positions[0, :count] = tokens[start : start + count], np.arange(start, start + count)
+        send = self.home.asarray
+        return Chunk(send(ids), send(positions), table(start + count), send(np.array([count - 1], np.int32))), count
 
     def table_width(self, tokens: int, context: int) -> int:
         """The width of the page table of a sequence with `tokens` tokens, of at most `context`.

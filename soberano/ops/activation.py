@@ -22,6 +22,13 @@ def relu(x: Array) -> Array:
 
 
 @op
+def sigmoid(x: Array) -> Array:
+    """Compute 1 / (1 + exp(-x)). x floating -> like x."""
+    xp = namespace(x)
+    return _sigmoid(x.astype(xp.float32)).astype(x.dtype)
+
+
+@op
 def silu(x: Array) -> Array:
     """Compute x * sigmoid(x), also called swish. x floating -> like x.
 
@@ -41,6 +48,18 @@ def gelu(x: Array, *, form: Form = "tanh") -> Array:
     Raises InputError. Source: Hendrycks and Gimpel 2016, arXiv 1606.08415.
     """
     return _gelu("gelu", x.astype(namespace(x).float32), form).astype(x.dtype)
+
+
+@op
+def soft_cap(x: Array, *, cap: float) -> Array:
+    """Compute cap * tanh(x / cap), which keeps x between -cap and cap; x itself where cap is 0. x floating -> like x.
+
+    Source: arXiv 2408.00118, section 2.
+    """
+    if cap == 0:
+        return x
+    xp = namespace(x)
+    return (cap * xp.tanh(x.astype(xp.float32) / cap)).astype(x.dtype)
 
 
 @op
@@ -65,18 +84,32 @@ def geglu(gate: Array, up: Array, *, form: Form = "tanh") -> Array:
     return (_gelu("geglu", gate.astype(xp.float32), form) * up.astype(xp.float32)).astype(gate.dtype)
 
 
-def _silu(x: Array) -> Array:
+@op
+def clamped_swiglu(gate: Array, up: Array, *, slope: float = 1.702, limit: float = 7.0) -> Array:
+    """Compute g * sigmoid(slope * g) * (u + 1) of g = min(gate, limit) and of u = up, kept between -limit and limit.
+
+    The gated unit of gpt-oss. Both (..., F) floating -> like gate. Raises ShapeError. Source: arXiv 2508.10925.
+    """
+    xp = namespace(gate, up)
+    _check("clamped_swiglu", gate, up)
+    g = xp.minimum(gate.astype(xp.float32), limit)
+    u = xp.clip(up.astype(xp.float32), -limit, limit)
+    return (g * _sigmoid(slope * g) * (u + 1)).astype(gate.dtype)
+
+
+def _sigmoid(x: Array) -> Array:
     xp = namespace(x)
     small = xp.exp(-xp.abs(x))  # never above 1, so neither it nor its gradient overflows
-    return x * xp.where(x >= 0, 1.0, small) / (1 + small)
+    return xp.where(x >= 0, 1.0, small) / (1 + small)
+
+
+def _silu(x: Array) -> Array:
+    return x * _sigmoid(x)
 
 
 def _gelu(name: str, x: Array, form: Form) -> Array:
     if form == "tanh":  # x/2 * (1 + tanh(u)) is x * sigmoid(2u); a true equality, and without cancellation below 0
-        slope = 2 * math.sqrt(2 / math.pi) * (1 + 0.044715 * x * x)
-        xp = namespace(x)
-        small = xp.exp(-xp.abs(slope * x))
-        return x * xp.where(x >= 0, 1.0, small) / (1 + small)
+        return x * _sigmoid(2 * math.sqrt(2 / math.pi) * (1 + 0.044715 * x * x) * x)
     if form == "erf":
         below = _normal_below_minus(x)
         return x * namespace(x).where(x >= 0, 1 - below, below)

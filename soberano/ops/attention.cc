@@ -2,11 +2,12 @@
 // soberano/ops/attention.py.
 //
 //   q (B, T, H, E) float32, k and v (B, T, K, E) float32, cos and sin (B or 1, T, pairs) float32, positions (B, T)
-//   int32 (below 0: padding), table (B, pages) int32, layer () int32, pages as in attention_pages.h -> out (B, T, H, E)
-//   float32
+//   int32 (below 0: padding), table (B, pages) int32, layer () int32, pages as in attention_pages.h, window () int32 (0
+//   or less: none), sinks (H) float32 or (0) -> out (B, T, H, E) float32
 //
 // A unit of work is a block of queries that share their keys, with all of their runs; where there are few blocks, with
 // one run, and what the runs give is merged when all are there.
+#include <atomic>
 #include <vector>
 
 #include "soberano/backends/pool.h"
@@ -27,45 +28,45 @@ std::vector<Block> blocks_of(const Call& c, int threads) {
   for (int64_t b = 0; b < n.B; b++)
     for (int64_t head = 0; head < n.K; head++)
       for (int64_t first = 0; first < rows; first += size) {
-        Block block = {b, head, first, int(std::min(size, rows - first)), 0};
-        for (int64_t t = block.token(n, 0); t <= block.token(n, block.rows - 1); t++)
-          block.longest = std::max(block.longest, c.keys(b, t));
+        Block block = {b, head, first, int(std::min(size, rows - first))};
+        for (int64_t t = block.token(n, 0); t <= block.token(n, block.rows - 1); t++) {
+          const int64_t keys = c.keys(b, t);
+          if (keys == 0) continue;
+          block.since = std::min(block.since, c.since(keys)), block.longest = std::max(block.longest, keys);
+        }
         blocks.push_back(block);
       }
   return blocks;
 }
 
-// Few blocks, as for a generated token: stretches of their runs are shared out, and merged when all are there.
-template <class Math> void run_few(const Call& c, const std::vector<Block>& blocks, int64_t runs, int64_t part) {
+// Few blocks, as for a generated token: their runs, one block after the other, are shared out in equal stretches. Who
+// comes last to a block merges it.
+template <class Math> void run_few(const Call& c, const std::vector<Block>& blocks, int64_t part) {
   static thread_local Scratch<float> memory;
-  float* const parts = memory.room(runs * part);
   Pool& pool = Pool::instance();
-  struct Stretch {
-    const Block* block;
-    int first, last;
-    float* parts;
-  };
-  std::vector<Stretch> stretches;
-  const int size = int(std::max<int64_t>(1, runs / (8 * pool.threads())));
-  float* at = parts;
-  for (const Block& block : blocks)
-    for (int first = 0; first < block.runs(); first += size) {
-      const int last = std::min(first + size, block.runs());
-      stretches.push_back({&block, first, last, at});
-      at += (last - first) * part;
-    }
-  pool.parallel(int(stretches.size()), [&](int i) {
-    const Stretch& s = stretches[i];
-    const Math math(c, *s.block);
-    for (int run = s.first; run < s.last; run++)
-      math.run(int64_t(run) * kRun, Part::in(s.parts + (run - s.first) * part, s.block->rows));
-  });
-  at = parts;
-  for (const Block& block : blocks) {
-    Merge merge(c, block);
-    for (int run = 0; run < block.runs(); run++, at += part) merge.add(Part::in(at, block.rows));
-    merge.finish();
+  std::vector<int64_t> begin = {0};                       // of the runs of each block
+  std::vector<std::atomic<int64_t>> left(blocks.size());  // runs of each block that are not there yet
+  for (size_t b = 0; b < blocks.size(); b++) {
+    begin.push_back(begin[b] + blocks[b].runs()), left[b] = blocks[b].runs();
+    if (blocks[b].runs() == 0) Merge(c, blocks[b]).finish();  // padding
   }
+  const int64_t runs = begin.back(), stretches = std::min<int64_t>(runs, 2 * pool.threads());
+  float* const parts = memory.room(runs * part);
+  pool.parallel(int(stretches), [&](int i) {
+    int64_t run = i * runs / stretches;
+    const int64_t end = (i + 1) * runs / stretches;
+    for (size_t b = std::upper_bound(begin.begin(), begin.end(), run) - begin.begin() - 1; run < end; b++) {
+      const Block& block = blocks[b];
+      const int64_t stop = std::min(end, begin[b + 1]), count = stop - run;
+      const Math math(c, block);
+      for (; run < stop; run++)
+        math.run((block.first_run() + run - begin[b]) * kRun, Part::in(parts + run * part, block.rows));
+      if (left[b].fetch_sub(count, std::memory_order_acq_rel) > count) continue;
+      Merge merge(c, block);
+      for (int64_t r = begin[b]; r < begin[b + 1]; r++) merge.add(Part::in(parts + r * part, block.rows));
+      merge.finish();
+    }
+  });
 }
 
 template <class Math> void run(const Call& c) {
@@ -75,7 +76,7 @@ template <class Math> void run(const Call& c) {
   int64_t runs = 0;
   for (const Block& block : blocks) runs += block.runs();
   if (int(blocks.size()) < 8 * pool.threads() && runs * part < 1 << 20) {
-    run_few<Math>(c, blocks, runs, part);
+    run_few<Math>(c, blocks, part);
     return;
   }
   pool.parallel(int(blocks.size()), [&](int i) {
@@ -84,7 +85,7 @@ template <class Math> void run(const Call& c) {
     const Part one = Part::in(memory.room(part), block.rows);
     const Math math(c, block);
     Merge merge(c, block);
-    for (int run = 0; run < block.runs(); run++) math.run(int64_t(run) * kRun, one), merge.add(one);
+    for (int run = block.first_run(); run < block.last_run(); run++) math.run(int64_t(run) * kRun, one), merge.add(one);
     merge.finish();
   });
 }
@@ -106,7 +107,7 @@ template <class Page> void write(const Call& c, const Write& w) {
         const int64_t from = (at * n.K + head) * n.E,
                       to = (c.table[b * n.pages + position / n.page] * n.K + head) * size;
         alignas(64) float turned[kWidth];
-        c.rotation.turn(w.k + from, b, t, n, turned);
+        c.rotation.turn(w.k + from, b, t, n.E, turned);
         Page::write_key(w.k_pages + to, n.E, n.page, position % n.page, turned);
         Page::write_value(w.v_pages + to, n.E, n.page, position % n.page, w.v + from);
       }
@@ -163,8 +164,8 @@ template <class Page> ffi::Error run_pages(const Call& c, bool bf16) {
 // A layer of the cache, as the arguments give it; `k` and `v` are the arrays of all layers.
 struct Layer {
   Call call;
-  int64_t skip;  // bytes before the layer
-  const char* why;
+  int64_t skip;     // bytes before the layer
+  const char* why;  // it cannot be, or null
 
   template <class Page>
   Layer(Page, const F32& q, const Rotation& rotation, const Pages& k, const void* k_data, const void* v_data,
@@ -176,6 +177,14 @@ struct Layer {
     skip = *layer.typed_data() * pages[1] * K * Page::bytes(E, page);
     call.k = (const uint8_t*)k_data + skip, call.v = (const uint8_t*)v_data + skip;
     why = wrong(call, pages[0], pages[1], *layer.typed_data());
+  }
+
+  // Say what queries may see, and where the result goes.
+  void ask(Out& out, float scale, const S32& window, float cap, const F32& sinks) {
+    const int64_t count = sinks.element_count();
+    if (count && count != call.n.H) why = "attention: there must be as many sinks as query heads";
+    call.out = out->typed_data(), call.scale = scale, call.window = *window.typed_data(), call.cap = cap;
+    call.sinks = count ? sinks.typed_data() : nullptr;
   }
 };
 
@@ -191,14 +200,14 @@ void renew(Page, const Layer& here, const F32& k, const F32& v, const Pages& k_p
   write<Page>(here.call, {(uint8_t*)here.call.k, (uint8_t*)here.call.v, k.typed_data(), v.typed_data()});
 }
 
-constexpr Rotation kUnturned = {nullptr, nullptr, 1, 0, false};
+constexpr Rotation kUnturned = {nullptr, nullptr, 1, 0, 0, false};
 
-ffi::Error attention(F32 q, Pages k_pages, Pages v_pages, S32 positions, S32 table, S32 layer, Out out, float scale,
-                     bool bf16) {
+ffi::Error attention(F32 q, Pages k_pages, Pages v_pages, S32 positions, S32 table, S32 layer, S32 window, F32 sinks,
+                     Out out, float scale, float cap, bool bf16) {
   return with_pages(k_pages, q.dimensions()[3], [&](auto page) {
     Layer here(page, q, kUnturned, k_pages, k_pages.untyped_data(), v_pages.untyped_data(), positions, table, layer);
+    here.ask(out, scale, window, cap, sinks);
     if (here.why) return ffi::Error::InvalidArgument(here.why);
-    here.call.out = out->typed_data(), here.call.scale = scale;
     return run_pages<decltype(page)>(here.call, bf16);
   });
 }
@@ -214,14 +223,15 @@ ffi::Error write_kv(Pages k_pages, Pages v_pages, F32 k, F32 v, S32 positions, S
 }
 
 ffi::Error attend(F32 q, F32 k, F32 v, F32 cos, F32 sin, Pages k_pages, Pages v_pages, S32 positions, S32 table,
-                  S32 layer, Out out, NewPages new_k, NewPages new_v, float scale, bool halves, bool bf16) {
+                  S32 layer, S32 window, F32 sinks, Out out, NewPages new_k, NewPages new_v, float scale, float cap,
+                  bool halves, bool bf16) {
   return with_pages(k_pages, q.dimensions()[3], [&](auto page) {
     auto angles = cos.dimensions();
-    const Rotation rotation = {cos.typed_data(), sin.typed_data(), angles[0], angles[2], halves};
+    const Rotation rotation = {cos.typed_data(), sin.typed_data(), angles[0], angles[1], angles[2], halves};
     Layer here(page, q, rotation, k_pages, new_k->untyped_data(), new_v->untyped_data(), positions, table, layer);
+    here.ask(out, scale, window, cap, sinks);
     if (here.why) return ffi::Error::InvalidArgument(here.why);
     renew(page, here, k, v, k_pages, v_pages, new_k, new_v);
-    here.call.out = out->typed_data(), here.call.scale = scale;
     return run_pages<decltype(page)>(here.call, bf16);
   });
 }
@@ -231,11 +241,12 @@ ffi::Error attend(F32 q, F32 k, F32 v, F32 cos, F32 sin, Pages k_pages, Pages v_
 
 // For arrays without XLA: k and v are the float16 pages of one layer, and indices are not checked.
 extern "C" void soberano_attention(const float* q, const uint16_t* k, const uint16_t* v, const int32_t* positions,
-                                   const int32_t* table, float* out, int64_t B, int64_t T, int64_t H, int64_t K,
-                                   int64_t E, int64_t page, int64_t pages, float scale) {
+                                   const int32_t* table, const float* sinks, float* out, int64_t B, int64_t T,
+                                   int64_t H, int64_t K, int64_t E, int64_t page, int64_t pages, int64_t window,
+                                   float scale, float cap) {
   soberano::Call c = {{B, T, H, K, E, page, pages}, soberano::kUnturned, q};
   c.k = (const uint8_t*)k, c.v = (const uint8_t*)v, c.positions = positions, c.table = table;
-  c.out = out, c.scale = scale;
+  c.out = out, c.scale = scale, c.window = window, c.cap = cap, c.sinks = sinks;
   soberano::run<soberano::AttendF32<soberano::PlainPage<soberano::F16>>>(c);
 }
 
@@ -257,8 +268,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_attention_ffi, soberano::attention,
                                   .Arg<S32>()             // positions
                                   .Arg<S32>()             // table
                                   .Arg<S32>()             // layer
+                                  .Arg<S32>()             // window
+                                  .Arg<F32>()             // sinks
                                   .Ret<F32>()
                                   .Attr<float>("scale")
+                                  .Attr<float>("cap")
                                   .Attr<bool>("bf16"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_write_kv_ffi, soberano::write_kv,
                               ffi::Ffi::Bind()
@@ -283,9 +297,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_attend_ffi, soberano::attend,
                                   .Arg<S32>()             // positions
                                   .Arg<S32>()             // table
                                   .Arg<S32>()             // layer
+                                  .Arg<S32>()             // window
+                                  .Arg<F32>()             // sinks
                                   .Ret<F32>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<float>("scale")
+                                  .Attr<float>("cap")
                                   .Attr<bool>("halves")
                                   .Attr<bool>("bf16"));

@@ -7,11 +7,14 @@
 #pragma once
 #include "soberano/backends/amx.h"
 #if SOBERANO_AMX
-#include "soberano/ops/attention_block.h"
+#include <array>
+
+#include "soberano/ops/attention_softmax.h"
 
 namespace soberano {
 
 constexpr int kTile = 512;  // bfloat16 numbers in a tile: 16 rows of 32
+constexpr float kLog2E = 1.44269504f;
 
 // Sixteen pairs of bfloat16: a row of the right-hand tile from two rows of numbers.
 inline void store_pairs(uint16_t* to, f32x16 first, f32x16 second) {
@@ -35,13 +38,36 @@ inline __m512 power_of_2(__m512 x) {
   return _mm512_scalef_ps(p, n);
 }
 
+// The keys `from` to `to` of a run as lanes: a bit each.
+class Lanes {
+ public:
+  void set(int from, int to) {
+    static_assert(kRun == 128);
+    alignas(64) static constexpr auto kCount = [] {
+      std::array<uint8_t, kRun> count{};
+      for (int i = 0; i < kRun; i++) count[i] = uint8_t(i);
+      return count;
+    }();
+    for (int half = 0; half < 2; half++) {
+      const __m512i key = _mm512_load_si512(kCount.data() + 64 * half);
+      const uint64_t lanes = _mm512_mask_cmpge_epu8_mask(_mm512_cmplt_epu8_mask(key, _mm512_set1_epi8(char(to))), key,
+                                                         _mm512_set1_epi8(char(from)));
+      std::memcpy(lanes_ + 4 * half, &lanes, 8);
+    }
+  }
+  __mmask16 at(int key) const { return lanes_[key / 16]; }  // of sixteen
+
+ private:
+  uint16_t lanes_[kRun / 16];
+};
+
 template <class Page> class AttendBf16 {
  public:
   AttendBf16(const Call& call, const Block& block)
       : c_(call), n_(call.n), block_(block), queries_(call, block), padded_((block.rows + 31) / 32 * 32) {
     static thread_local Scratch<uint16_t> memory;
     q_ = memory.room(padded_ * n_.E);
-    const float scale = c_.scale * 1.44269504f;  // scores count in powers of 2
+    const float scale = c_.scale * kLog2E;  // scores count in powers of 2
     for (int r = 0; r < padded_; r++) {
       alignas(64) float scaled[kWidth];
       for (int64_t e = 0; e < n_.E; e++) scaled[e] = r < block.rows ? queries_.row(r)[e] * scale : 0.0f;
@@ -55,49 +81,60 @@ template <class Page> class AttendBf16 {
   void run(int64_t start, const Part& part) const {
     static thread_local Scratch<uint16_t> key_memory, value_memory;
     uint16_t *k = key_memory.room(kRun * n_.E), *v = value_memory.room(kRun * n_.E);
-    int mine[kBlock + 32];
-    pack(start, queries_.visible(start, mine), k, v);
-    std::fill(mine + block_.rows, mine + padded_, 0);
+    Seen seen;
+    queries_.see(start, seen);
+    pack(start, seen, k, v);
+    std::fill(seen.from + block_.rows, seen.from + padded_, 0);
+    std::fill(seen.to + block_.rows, seen.to + padded_, 0);
+    const int first = seen.least / 32;  // group of 32 keys
     for (int r = 0; r < padded_; r += 32) {
       alignas(64) float s[32 * kRun];
       alignas(64) uint16_t weights[32 * kRun];
-      const int keys = *std::max_element(mine + r, mine + r + 32), groups = (keys + 31) / 32;  // of 32 keys
-      for (int g = 0; g < groups; g++) scores(q_ + r * n_.E, k + 2 * g * n_.E * 16, s + 32 * g);
-      weigh(s, mine + r, 32 * groups, weights, part, r);
+      const int keys = *std::max_element(seen.to + r, seen.to + r + 32), groups = (keys + 31) / 32;
+      for (int g = first; g < groups; g++) scores(q_ + r * n_.E, k + 2 * g * n_.E * 16, s + 32 * g);
+      if (c_.cap > 0)
+        for (int i = 0; i < 32; i++) bend(s + i * kRun, 32 * first, 32 * groups, c_.cap * kLog2E);
+      weigh(s, seen.from + r, seen.to + r, 32 * first, 32 * groups, weights, part, r);
       for (int64_t e = 0; e < n_.E && keys; e += 32)
-        values(weights, v + e / 16 * (kRun / 32) * kTile, groups, part.value + r * n_.E + e);
+        values(weights, v + e / 16 * (kRun / 32) * kTile, first, groups, part.value + r * n_.E + e);
     }
   }
 
  private:
   // The keys and values of the run as right-hand tiles: k[16 keys][32 numbers of a head], v[16 numbers][32 keys]. Keys
   // that nobody sees are left as they are; values that nobody sees are 0, since 0 times what lies there may be no 0.
-  void pack(int64_t start, int keys, uint16_t* k, uint16_t* v) const {
+  void pack(int64_t start, const Seen& seen, uint16_t* k, uint16_t* v) const {
     static thread_local Scratch<float> page_memory;
     float* numbers = page_memory.room(n_.E * n_.page);
     const RunPages<Page> pages(c_, block_, start);
-    const int64_t count = (keys + n_.page - 1) / n_.page;
-    for (int64_t p = 0; p < count; p++) {
+    const int64_t first = seen.least / n_.page, count = (seen.most + n_.page - 1) / n_.page;
+    for (int64_t key = first * n_.page / 32 * 32; key < first * n_.page; key += 2) no_values(v, key);
+    for (int64_t p = first; p < count; p++) {
       Page::read_keys(pages.key(p), n_.E, n_.page, numbers);
       Soon soon = pages.after_key(p, n_.E / 2);
-      for (int64_t key = 0; key < n_.page; key += 16, soon = Soon())
+      for (int64_t key = 0; key < n_.page; key += 16)
         for (int64_t e = 0; e < n_.E; e += 2) {
-          soon.ask(e / 2);
+          soon.ask();
           store_pairs(k + (p * n_.page + key) * n_.E + e * 16, load(numbers + e * n_.page + key),
                       load(numbers + (e + 1) * n_.page + key));
         }
       Page::read_values(pages.value(p), n_.E, n_.page, numbers);
       soon = pages.after_value(p, n_.page / 2);
-      if (keys < (p + 1) * n_.page) std::fill(numbers + keys % n_.page * n_.E, numbers + n_.page * n_.E, 0.0f);
+      if (seen.least > p * n_.page) std::fill(numbers, numbers + seen.least % n_.page * n_.E, 0.0f);
+      if (seen.most < (p + 1) * n_.page)
+        std::fill(numbers + seen.most % n_.page * n_.E, numbers + n_.page * n_.E, 0.0f);
       for (int64_t key = 0; key < n_.page; key += 2) {
-        soon.ask(key / 2);
+        soon.ask();
         for (int64_t e = 0; e < n_.E; e += 16)
           store_pairs(value_row(v, e, p * n_.page + key), load(numbers + key * n_.E + e),
                       load(numbers + (key + 1) * n_.E + e));
       }
     }
-    for (int64_t key = count * n_.page; key % 32; key += 2)  // the rest of a group of 32
-      for (int64_t e = 0; e < n_.E; e += 16) store_pairs(value_row(v, e, key), set1(0.0f), set1(0.0f));
+    for (int64_t key = count * n_.page; key % 32; key += 2) no_values(v, key);  // the rest of a group of 32
+  }
+
+  void no_values(uint16_t* v, int64_t key) const {
+    for (int64_t e = 0; e < n_.E; e += 16) store_pairs(value_row(v, e, key), set1(0.0f), set1(0.0f));
   }
 
   // Where 16 numbers of a key and of the next one lie in the tiles of values.
@@ -119,37 +156,37 @@ template <class Page> class AttendBf16 {
   }
 
   // Turn 32 rows of scores into bfloat16 weights relative to the largest that the row sees; what it does not see is 0.
-  static void weigh(const float* s, const int* mine, int keys, uint16_t* weights, const Part& part, int r) {
+  static void weigh(const float* s, const int* from, const int* to, int first, int keys, uint16_t* weights,
+                    const Part& part, int r) {
+    Lanes seen[32];
     for (int i = 0; i < 32; i++) {
+      seen[i].set(from[i], to[i]);
       f32x16 top = set1(-INFINITY);
-      for (int key = 0; key < mine[i]; key += 16)
-        top.v = _mm512_mask_max_ps(top.v, seen(mine[i] - key), top.v, _mm512_load_ps(s + i * kRun + key));
+      for (int key = from[i] / 16 * 16; key < to[i]; key += 16)
+        top.v = _mm512_mask_max_ps(top.v, seen[i].at(key), top.v, _mm512_load_ps(s + i * kRun + key));
       part.peak[r + i] = largest(top);
     }
     for (int i = 0; i < 32; i++) {
       const f32x16 peak = set1(part.peak[r + i]);
       f32x16 total = set1(0.0f);
-      for (int key = 0; key < keys; key += 32) {
+      for (int key = first; key < keys; key += 32) {
         f32x16 weight[2];
         for (int half = 0; half < 2; half++) {
           const int at = key + 16 * half;
-          weight[half].v = _mm512_maskz_mov_ps(seen(mine[i] - at), power_of_2((load(s + i * kRun + at) - peak).v));
+          weight[half].v = _mm512_maskz_mov_ps(seen[i].at(at), power_of_2((load(s + i * kRun + at) - peak).v));
           total = total + weight[half];
         }
         _mm512_store_si512(weights + i * kRun + key, (__m512i)_mm512_cvtne2ps_pbh(weight[1].v, weight[0].v));
       }
       part.peak[r + i] *= 0.693147181f;  // from powers of 2 to powers of e
-      part.weight[r + i] = mine[i] ? sum(total) : -1.0f;
+      part.weight[r + i] = to[i] ? sum(total) : -1.0f;
     }
   }
 
-  // The first `count` of sixteen lanes, whatever the count.
-  static __mmask16 seen(int count) { return __mmask16((1u << std::clamp(count, 0, 16)) - 1); }
-
   // part (32, 32) of (32, E) = weights (32, keys) . v (keys, 32).
-  void values(const uint16_t* weights, const uint16_t* v, int groups, float* part) const {
+  void values(const uint16_t* weights, const uint16_t* v, int first, int groups, float* part) const {
     zero();
-    for (int g = 0; g < groups; g++) {
+    for (int g = first; g < groups; g++) {
       _tile_loadd(4, weights + 32 * g, kRun * 2);
       _tile_loadd(5, weights + 16 * kRun + 32 * g, kRun * 2);
       _tile_loadd(6, v + g * kTile, 64);

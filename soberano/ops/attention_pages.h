@@ -1,14 +1,22 @@
 // What a page of the cache holds, by its element type: how keys (E, page) and values (page, E) are read as float32, and
 // how one token is written. The layouts are documented, and defined in array code, in soberano/ops/pages.py.
+//
+// Keys come in groups: some numbers of sixteen keys, `key.number(i)` for i below kGroup. A value is sixteen numbers of
+// one key. So few queries read a page as it lies; many have it turned into float32 once, by read_keys and read_values.
 #pragma once
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
+#include "soberano/backends/scratch.h"
 #include "soberano/backends/simd.h"
 
 namespace soberano {
+
+struct Wide {
+  static f32x16 get(const float* p) { return load(p); }
+};
 
 struct F16 {
   static f32x16 get(const uint16_t* p) { return load_f16(p); }
@@ -20,9 +28,27 @@ struct BF16 {
   static void put(uint16_t* p, f32x16 x) { store_bf16(p, x); }
 };
 
-// Pages of plain numbers. Keys and values are read alike: one after the other.
+// A page that holds `Stored` numbers one after the other, in rows, as `Number` reads them.
+template <class Number, class Stored> struct PlainRows {
+  static constexpr int kGroup = 16;
+  struct Group {
+    const Stored* from;
+    int64_t row;
+    f32x16 number(int i) const { return Number::get(from + i * row); }
+  };
+
+  const Stored* from;
+  int64_t row;
+  Group group(int64_t e, int64_t key) const { return {from + e * row + key, row}; }
+  f32x16 value(int64_t key, int64_t e) const { return Number::get(from + key * row + e); }
+};
+
+// Pages of plain numbers. Keys and values are read alike.
 template <class Number> struct PlainPage {
+  using Rows = PlainRows<Number, uint16_t>;
   static int64_t bytes(int64_t E, int64_t page) { return 2 * E * page; }
+  static Rows keys(const uint8_t* from, int64_t, int64_t page) { return {(const uint16_t*)from, page}; }
+  static Rows values(const uint8_t* from, int64_t E, int64_t) { return {(const uint16_t*)from, E}; }
 
   static void read_keys(const uint8_t* from, int64_t E, int64_t page, float* to) {
     for (int64_t i = 0; i < E * page; i += 16) store(to + i, Number::get((const uint16_t*)from + i));
@@ -42,9 +68,43 @@ template <class Number> struct PlainPage {
 
 // int8 codes, and behind them a float16 scale for every 32 numbers of a head.
 struct Q8Page {
-  static constexpr int64_t kGroup = 32;
+  static constexpr int kGroup = 32;
 
   static int64_t bytes(int64_t E, int64_t page) { return E * page + E / kGroup * page * 2; }
+
+  struct Keys {
+    static constexpr int kGroup = Q8Page::kGroup;
+    struct Group {
+      const int8_t* codes;
+      int64_t page;
+      f32x16 scale;
+      f32x16 number(int i) const { return load_i8(codes + i * page) * scale; }
+    };
+
+    const uint8_t* from;
+    int64_t E, page;
+    Group group(int64_t e, int64_t key) const {
+      const uint16_t* scales = (const uint16_t*)(from + E * page);  // (E / 32, page)
+      return {(const int8_t*)from + e * page + key, page, load_f16(scales + e / kGroup * page + key)};
+    }
+  };
+  static Keys keys(const uint8_t* from, int64_t E, int64_t page) { return {from, E, page}; }
+
+  struct Values {
+    const int8_t* codes;
+    int64_t E;
+    const float* scales;  // (page, E / 32)
+    f32x16 value(int64_t key, int64_t e) const {
+      return load_i8(codes + key * E + e) * set1(scales[key * (E / kGroup) + e / kGroup]);
+    }
+  };
+  static Values values(const uint8_t* from, int64_t E, int64_t page) {
+    static thread_local Scratch<float> memory;
+    float* scales = memory.room(page * E / kGroup);
+    for (int64_t i = 0; i < page * E / kGroup; i += 16)
+      store(scales + i, load_f16((const uint16_t*)(from + E * page) + i));
+    return {(const int8_t*)from, E, scales};
+  }
 
   static void read_keys(const uint8_t* from, int64_t E, int64_t page, float* to) {
     const int8_t* codes = (const int8_t*)from;

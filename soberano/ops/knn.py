@@ -91,7 +91,7 @@ def prepare(name: str, queries: Array, base: Vectors, k: int = 1) -> Array:
         good = home.to_numpy(xp.max(xp.abs(queries), axis=1) <= LONGEST / base.width**0.5)
         if not good.all():
             raise InputError(
-                f"{name}: query {int(good.argmin())} holds NaN, an infinity or numbers so large that its length may "
+                f"{name}: query {int(np.argmin(good))} holds NaN, an infinity or numbers so large that its length may "
                 f"exceed {LONGEST:g}; leave it out or scale it down"
             )
     return unit(queries) if base.metric == "cosine" else queries

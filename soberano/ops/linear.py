@@ -11,7 +11,7 @@ from soberano.backends.dispatch import op
 from soberano.backends.homes import home_of
 from soberano.core.errors import ShapeError
 from soberano.core.types import Array
-from soberano.quant.tensor import Choice, QTensor, Weight
+from soberano.quant.tensor import Adapted, Choice, Frozen, QTensor, Weight
 
 Biases = tuple[Array | None, ...]
 
@@ -28,21 +28,54 @@ def linear(weight: Weight, x: Array, bias: Array | None = None, **how: Any) -> A
     return linears((weight,), x, (bias,), **how)[0]
 
 
-@op
-def linears(weights: tuple[Weight, ...], x: Array, biases: Biases | None = None) -> tuple[Array, ...]:
-    """Multiply the same x (..., I) by several weights (O, I), decoded to float32 -> (..., O) for each.
+
+def linears(weights: tuple[Weight, ...], x: Array, biases: Biases | None = None, **how: Any) -> tuple[Array, ...]:
+    """Multiply the same x (..., I) by several weights (O, I) of any kind -> (..., O) for each. Raises ShapeError.
 
     To each is added its bias (O,), where it has one. Together they are cheaper than one by one: x is prepared once.
-    Raises ShapeError when the last axis of x is not a weight's, or a bias does not fit.
     """
-    products = [_product(weight, x) for weight in weights]
-    return tuple(map(_biased, products, biases or [None] * len(products)))
+    results = products(tuple(w.base if isinstance(w, Adapted) else w for w in weights), x, biases, **how)
+    adapted = [w for w in weights if isinstance(w, Adapted)]
+    if not adapted:
+        return results
+    beside = iter(low_ranks(x, tuple((w.a, w.b) for w in adapted), scales=tuple(w.scale for w in adapted)))
+    return tuple(y + next(beside) if isinstance(w, Adapted) else y for w, y in zip(weights, results, strict=True))
 
 
-def _product(weight: Weight, x: Array) -> Array:
+@op
+def products(weights: tuple[Frozen, ...], x: Array, biases: Biases | None = None) -> tuple[Array, ...]:
+    """Multiply the same x (..., I) by several frozen weights (O, I), decoded to float32 -> (..., O) for each.
+
+    To each is added its bias (O,), where it has one. Raises ShapeError when the last axis of x is not a weight's, or a
+    bias does not fit.
+    """
+    biases = biases or (None,) * len(weights)
+    return tuple(_biased(_product(weight, x), bias) for weight, bias in zip(weights, biases, strict=True))
+
+
+@op
+def low_ranks(x: Array, pairs: tuple[tuple[Array, Array], ...], *, scales: tuple[float, ...]) -> tuple[Array, ...]:
+    """Multiply the same x (..., I) float32 by pairs of a (R, I) and b (O, R): scale * (x a^T) b^T -> (..., O) for each.
+
+    Source: Hu et al. 2021, arXiv 2106.09685.
+    """
+    inner = by_rank(x @ home_of(x).xp.concatenate([a for a, _ in pairs]).T, pairs)
+    return tuple((scale * each) @ b.T for scale, each, (_, b) in zip(scales, inner, pairs, strict=True))
+
+
+def by_rank(inner: Array, pairs: tuple[tuple[Array, Array], ...]) -> list[Array]:
+    """The parts (..., R) of what all `a` together made of x."""
+    found, start = [], 0
+    for a, _ in pairs:
+        found.append(inner[..., start : start + a.shape[0]])
+        start += a.shape[0]
+    return found
+
+
+def _product(weight: Frozen, x: Array) -> Array:
     home = home_of(x)
     if isinstance(weight, Choice):
-        branches = [partial(linear, option) for option in weight.options(home)]
+        branches = [partial(_product, option) for option in weight.options(home)]
         return home.switch(weight.tag[weight.index], branches, x)
     if x.shape[-1] != weight.shape[-1]:
         raise ShapeError(

@@ -13,10 +13,10 @@ from soberano.core.errors import Unsupported
 from soberano.core.types import Array
 from soberano.ops.linear import Biases
 from soberano.ops.linear_transposed import linears_transposed
-from soberano.quant.tensor import Choice, QTensor, Weight
+from soberano.quant.tensor import Choice, Frozen, QTensor
 
 
-def linears(weights: tuple[Weight, ...], x: Array, biases: Biases | None = None) -> tuple[Array, ...]:
+def products(weights: tuple[Frozen, ...], x: Array, biases: Biases | None = None) -> tuple[Array, ...]:
     """Round x to 15 bits per 32 columns once, multiply by tiles in exact integers, add groups in one order.
 
     A prompt on a processor with a matrix unit goes through it, in bfloat16 with float32 sums: see linear_bf16.h.
@@ -37,7 +37,7 @@ def linears(weights: tuple[Weight, ...], x: Array, biases: Biases | None = None)
     return with_gradient(backward, kernel)(x, *packed.arrays)
 
 
-def check_input(weights: tuple[Weight, ...], x: Array) -> None:
+def check_input(weights: tuple[Frozen, ...], x: Array) -> None:
     """Raise Unsupported, with the reason, unless kernels serve activations x for these weights."""
     if x.dtype != jnp.float32:
         raise Unsupported(f"linear.cc serves float32 activations, not {x.dtype}")
@@ -48,13 +48,13 @@ def check_input(weights: tuple[Weight, ...], x: Array) -> None:
 class Packed(NamedTuple):
     """Weights as native kernels are given them: see soberano/ops/linear_weight.h."""
 
-    like: tuple[Weight, ...]
+    like: tuple[Frozen, ...]
     biases: Biases
     arrays: tuple[Array, ...]  # the layer, then the tables and tiles of each weight, then the biases that there are
     attributes: dict[str, Any]
 
     @classmethod
-    def of(cls, weights: tuple[Weight, ...], biases: Biases | None = None) -> "Packed":
+    def of(cls, weights: tuple[Frozen, ...], biases: Biases | None = None) -> "Packed":
         """Check that kernels serve these weights; raise Unsupported, with the reason, if not."""
         plan, biases = native_plan(), biases or (None,) * len(weights)
         members = [weight.members if isinstance(weight, Choice) else (weight,) for weight in weights]
@@ -85,10 +85,10 @@ class Packed(NamedTuple):
             },
         )
 
-    def unpack(self, arrays: tuple[Array, ...]) -> tuple[tuple[Weight, ...], Biases]:
+    def unpack(self, arrays: tuple[Array, ...]) -> tuple[tuple[Frozen, ...], Biases]:
         """Weights and biases as those that were packed, but of other `arrays`: tracers of them, say."""
         layer, *left = arrays
-        here = list[Weight]()
+        here = list[Frozen]()
         for weight in self.like:
             if isinstance(weight, Choice):
                 tag, slot = left.pop(0), left.pop(0)

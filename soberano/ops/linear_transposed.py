@@ -4,11 +4,11 @@ from soberano.backends.dispatch import op
 from soberano.backends.homes import home_of
 from soberano.core.errors import ShapeError
 from soberano.core.types import Array
-from soberano.quant.tensor import Choice, QTensor, Weight
+from soberano.quant.tensor import Choice, Frozen, QTensor
 
 
 @op
-def linears_transposed(weights: tuple[Weight, ...], *ys: Array) -> Array:
+def linears_transposed(weights: tuple[Frozen, ...], *ys: Array) -> Array:
     """Multiply each y (..., O) float32 by its weight (O, I), decoded to float32, and add all -> (..., I) float32.
 
     There is one y for each weight. Raises ShapeError when the last axis of a y is not the first of its weight.
@@ -23,7 +23,7 @@ def linears_transposed(weights: tuple[Weight, ...], *ys: Array) -> Array:
     return total
 
 
-def _product(weight: Weight, y: Array) -> Array:
+def _product(weight: Frozen, y: Array) -> Array:
     home = home_of(y)
     if isinstance(weight, Choice):
         branches = [lambda y, option=option: _product(option, y) for option in weight.options(home)]

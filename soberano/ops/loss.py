@@ -30,6 +30,12 @@ def cross_entropy(logits: Array, targets: Array, *, ignore: int = -100) -> Array
 
 
 @op
+def with_slope(value: Array, x: Array, slope: Array) -> Array:
+    """Return `value`, whose gradient with respect to x is known already: `slope`, like x. For losses made in parts."""
+    return value
+
+
+@op
 def kl_divergence(p_logits: Array, q_logits: Array) -> Array:
     """Compute KL(p || q) = sum(p * (log p - log q)) of each row: how badly q stands in for p, in nats.
 

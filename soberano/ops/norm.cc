@@ -77,6 +77,34 @@ template <class Work> static void each_row(const F32& x, Work&& work) {
   });
 }
 
+// The gradient of x: r (g - x r^2 mean(g x)), with g = grad * weight and r = 1 / sqrt(mean(x^2) + eps).
+static void rms_norm_back_row(const float* grad, const float* x, const float* weight, float* dx, int64_t D, float eps) {
+  f32x16 squares = set1(0.0f), along = set1(0.0f);
+  int64_t i = 0;
+  for (; i + 16 <= D; i += 16) {
+    squares = fma(load(x + i), load(x + i), squares);
+    along = fma(load(grad + i) * load(weight + i), load(x + i), along);
+  }
+  float total = sum(squares), shared = sum(along);
+  for (; i < D; i++) {
+    total = __builtin_fmaf(x[i], x[i], total);
+    shared = __builtin_fmaf(grad[i] * weight[i], x[i], shared);
+  }
+  const float r = 1.0f / std::sqrt(total / float(D) + eps), back = -r * r * (shared / float(D));
+  for (i = 0; i + 16 <= D; i += 16)
+    store(dx + i, fma(load(x + i), set1(back), load(grad + i) * load(weight + i)) * set1(r));
+  for (; i < D; i++) dx[i] = __builtin_fmaf(x[i], back, grad[i] * weight[i]) * r;
+}
+
+static ffi::Error rms_norm_back(F32 grad, F32 x, F32 weight, Out dx, float eps) {
+  const int64_t D = x.dimensions().back();
+  each_row(x, [&](int64_t r) {
+    rms_norm_back_row(grad.typed_data() + r * D, x.typed_data() + r * D, weight.typed_data(), dx->typed_data() + r * D,
+                      D, eps);
+  });
+  return ffi::Error::Success();
+}
+
 static ffi::Error layer_norm(F32 x, F32 weight, F32 bias, Out y, float eps) {
   const int64_t D = x.dimensions().back();
   each_row(x, [&](int64_t r) {
@@ -98,6 +126,8 @@ static ffi::Error add_layer_norm(F32 x, F32 y, F32 weight, F32 bias, Out out, fl
   return ffi::Error::Success();
 }
 
+XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_rms_norm_back_ffi, rms_norm_back,
+                              ffi::Ffi::Bind().Arg<F32>().Arg<F32>().Arg<F32>().Ret<F32>().Attr<float>("eps"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     soberano_add_layer_norm_ffi, add_layer_norm,
     ffi::Ffi::Bind().Arg<F32>().Arg<F32>().Arg<F32>().Arg<F32>().Ret<F32>().Attr<float>("eps"));

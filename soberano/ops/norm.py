@@ -25,6 +25,19 @@ def rms_norm(x: Array, weight: Array, *, eps: float) -> Array:
 
 
 @op
+def rms_norm_back(grad: Array, x: Array, weight: Array, *, eps: float) -> Array:
+    """The gradient of x, from that of rms_norm(x, weight): grad and x (..., D) floating, weight (D,) -> like x.
+
+    With r = 1 / sqrt(mean(x^2) + eps) and g = grad * weight: r * (g - x * r^2 * mean(g * x)).
+    """
+    xp = namespace(x)
+    _check("rms_norm_back", "weight", weight, x)
+    wide, g = x.astype(xp.float32), grad.astype(xp.float32) * weight.astype(xp.float32)
+    r = 1 / xp.sqrt(xp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    return (r * (g - wide * (r * r * xp.mean(g * wide, axis=-1, keepdims=True)))).astype(x.dtype)
+
+
+@op
 def layer_norm(x: Array, weight: Array, bias: Array | None, *, eps: float) -> Array:
     """Centre each vector, divide it by its standard deviation, scale and shift it.
 

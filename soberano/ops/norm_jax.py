@@ -24,6 +24,18 @@ def rms_norm(x: Array, weight: Array, *, eps: float) -> Array:
     return with_gradient_of(partial(norm.rms_norm.meaning, eps=eps), partial(call, eps=np.float32(eps)))(x, weight)
 
 
+def rms_norm_back(grad: Array, x: Array, weight: Array, *, eps: float) -> Array:
+    """One pass over grad and x, sums in the order of `rms_norm`."""
+    native_plan()
+    if any(a.dtype != jnp.float32 for a in (grad, x, weight)) or grad.shape != x.shape or weight.shape != x.shape[-1:]:
+        raise Unsupported("norm.cc serves float32 rows with a float32 weight of the same width")
+    call = jax.ffi.ffi_call(
+        native.target("soberano_rms_norm_back_ffi"), jax.ShapeDtypeStruct(x.shape, x.dtype), vmap_method="sequential"
+    )
+    fast = with_gradient_of(partial(norm.rms_norm_back.meaning, eps=eps), partial(call, eps=np.float32(eps)))
+    return fast(grad, x, weight)
+
+
 def add_layer_norm(x: Array, y: Array, weight: Array, bias: Array, *, eps: float) -> Array:
     """One pass over x and y; the norm has the bits of `layer_norm`."""
     native_plan()
@@ -41,8 +53,7 @@ def add_layer_norm(x: Array, y: Array, weight: Array, bias: Array, *, eps: float
 def layer_norm(x: Array, weight: Array, bias: Array | None, *, eps: float) -> Array:
     """Each row in one fixed order of sums, so that it has the same bits in every batch."""
     native_plan()
-    if bias is None:
-        raise Unsupported("norm.cc serves layer_norm with a bias")
+    bias = jnp.zeros(weight.shape, jnp.float32) if bias is None else bias  # to add 0 changes no bit
     if any(a.dtype != jnp.float32 for a in (x, weight, bias)) or not weight.shape == bias.shape == x.shape[-1:]:
         raise Unsupported("norm.cc serves float32 rows with a float32 weight and bias of the same width")
     call = jax.ffi.ffi_call(

@@ -1,16 +1,17 @@
 // Attention of every token of a text to every other. Meaning: soberano/ops/self_attention.py.
 //
-//   q (B, T, H, E), k and v (B, T, K, E) float32, lengths (B,) int32 -> out (B, T, H, E) float32
+//   q (B, T, H, E), k and v (B, T, K, E), angles (1 or B, T, pairs) twice, slopes (H), all float32; lengths (B,) and window () int32 -> out (B, T, H, E) float32
 //
-// A unit of work is a head of a text: its keys are turned, so that a vector holds 16 of them, and four queries at a
-// time see them all. Each score is summed over the head in order, each output over the keys in order: so a row's bits
-// depend on its text alone, and on no padding.
+// A unit of work is a head of a text: its keys are laid crosswise, so that a vector holds 16 of them, and four queries
+// at a time see those of their windows. Each score is summed over the head in order, each output over the keys in
+// order, and what a query does not see adds an exact 0: so a row's bits depend on its text alone, and on no padding.
 #include <algorithm>
 #include <limits>
 
 #include "soberano/backends/pool.h"
 #include "soberano/backends/scratch.h"
 #include "soberano/backends/simd.h"
+#include "soberano/ops/rope.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -21,23 +22,33 @@ namespace {
 struct Call {
   int64_t B, T, H, K, E;
   const float *q, *k, *v;
+  Rotation rotation;
+  const float* slopes;
   const int32_t* lengths;
+  int64_t window;  // token t sees those from t - window to t + window
   float* out;
   float scale;
 };
 
-// One head of one text of n tokens: keys (E, padded), values (n, E).
+// Keys that a query sees: from first up to last.
+struct Range {
+  int64_t first, last;
+};
+
+// One head of one text of n tokens: keys (E, padded), values (n, E), the keys turned.
 class Head {
  public:
-  Head(const Call& call, int64_t b, int64_t h) : c_(call), b_(b), h_(h) {
+  Head(const Call& call, int64_t b, int64_t h) : c_(call), b_(b), h_(h), slope_(call.slopes[h]) {
     static thread_local Scratch<float> key_room, value_room, score_room;
     n_ = std::clamp<int64_t>(c_.lengths[b], 0, c_.T), padded_ = (n_ + 31) / 32 * 32;
     keys_ = key_room.room(c_.E * padded_), values_ = value_room.room(n_ * c_.E), scores_ = score_room.room(4 * padded_);
     const int64_t shared = h * c_.K / c_.H;
+    alignas(64) float turned[512];
     for (int64_t s = 0; s < n_; s++) {
       const int64_t from = ((b * c_.T + s) * c_.K + shared) * c_.E;
       std::copy_n(c_.v + from, c_.E, values_ + s * c_.E);
-      for (int64_t e = 0; e < c_.E; e++) keys_[e * padded_ + s] = c_.k[from + e];
+      c_.rotation.turn(c_.k + from, b, s, c_.E, turned);
+      for (int64_t e = 0; e < c_.E; e++) keys_[e * padded_ + s] = turned[e];
     }
     for (int64_t e = 0; e < c_.E; e++) std::fill(keys_ + e * padded_ + n_, keys_ + (e + 1) * padded_, 0.0f);
   }
@@ -52,13 +63,17 @@ class Head {
  private:
   float* out(int64_t t) const { return c_.out + ((b_ * c_.T + t) * c_.H + h_) * c_.E; }
 
+  Range seen(int64_t t) const { return {std::max<int64_t>(0, t - c_.window), std::min(n_, t + c_.window + 1)}; }
+
   template <int N> void rows(int64_t t) const {
-    alignas(64) float q[N][512];
+    alignas(64) float q[N][512], turned[512];
     for (int r = 0; r < N; r++) {
-      const float* from = c_.q + ((b_ * c_.T + t + r) * c_.H + h_) * c_.E;
-      for (int64_t e = 0; e < c_.E; e += 16) store(q[r] + e, load(from + e) * set1(c_.scale));
+      c_.rotation.turn(c_.q + ((b_ * c_.T + t + r) * c_.H + h_) * c_.E, b_, t + r, c_.E, turned);
+      for (int64_t e = 0; e < c_.E; e += 16) store(q[r] + e, load(turned + e) * set1(c_.scale));
     }
-    for (int64_t s = 0; s < padded_; s += 32) {
+    const Range all = {seen(t).first, seen(t + N - 1).last};
+    const Range whole = {all.first / 32 * 32, (all.last + 31) / 32 * 32};
+    for (int64_t s = whole.first; s < whole.last; s += 32) {
       f32x16 sums[N][2];
       for (int r = 0; r < N; r++) sums[r][0] = sums[r][1] = set1(0.0f);
       for (int64_t e = 0; e < c_.E; e++) {
@@ -69,31 +84,42 @@ class Head {
         }
       }
       for (int r = 0; r < N; r++)
-        store(scores_ + r * padded_ + s, sums[r][0]), store(scores_ + r * padded_ + s + 16, sums[r][1]);
+        for (int i = 0; i < 2; i++) store(scores_ + r * padded_ + s + 16 * i, sloped(sums[r][i], t + r, s + 16 * i));
     }
     float inverse[N];
-    for (int r = 0; r < N; r++) inverse[r] = weigh(scores_ + r * padded_);
-    for (int64_t e = 0; e < c_.E; e += 32) e + 16 < c_.E ? mix<N, 2>(t, e, inverse) : mix<N, 1>(t, e, inverse);
+    for (int r = 0; r < N; r++) inverse[r] = weigh(scores_ + r * padded_, seen(t + r), whole);
+    for (int64_t e = 0; e < c_.E; e += 32)
+      e + 16 < c_.E ? mix<N, 2>(t, e, all, inverse) : mix<N, 1>(t, e, all, inverse);
   }
 
-  // Turn scores into exp(score - largest), 0 behind the end -> 1 / their sum.
-  float weigh(float* scores) const {
-    std::fill(scores + n_, scores + padded_, -std::numeric_limits<float>::infinity());
-    f32x16 top = load(scores), total = set1(0.0f);
-    for (int64_t s = 16; s < padded_; s += 16) top = max(top, load(scores + s));
+  // Scores of token t with 16 keys from s on, less for those that are further away.
+  f32x16 sloped(f32x16 scores, int64_t t, int64_t s) const {
+    alignas(64) static constexpr float kLanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    if (slope_ == 0) return scores;
+    return fma(abs(load(kLanes) + set1(float(s - t))), set1(-slope_), scores);
+  }
+
+  // Turn scores into exp(score - largest), 0 where nothing is seen -> 1 / their sum.
+  static float weigh(float* scores, Range seen, Range whole) {
+    const auto hide = [&](float by) {
+      std::fill(scores + whole.first, scores + seen.first, by), std::fill(scores + seen.last, scores + whole.last, by);
+    };
+    hide(-std::numeric_limits<float>::infinity());
+    f32x16 top = load(scores + whole.first), total = set1(0.0f);
+    for (int64_t s = whole.first + 16; s < whole.last; s += 16) top = max(top, load(scores + s));
     const f32x16 peak = set1(largest(top));
-    for (int64_t s = 0; s < padded_; s += 16) store(scores + s, exp(load(scores + s) - peak));
-    std::fill(scores + n_, scores + padded_, 0.0f);  // exp stays above 0
-    for (int64_t s = 0; s < padded_; s += 16) total = total + load(scores + s);
+    for (int64_t s = whole.first; s < whole.last; s += 16) store(scores + s, exp(load(scores + s) - peak));
+    hide(0.0f);  // exp stays above 0
+    for (int64_t s = whole.first; s < whole.last; s += 16) total = total + load(scores + s);
     return 1.0f / sum(total);
   }
 
   // Numbers e to e + 16 V of N outputs.
-  template <int N, int V> void mix(int64_t t, int64_t e, const float* inverse) const {
+  template <int N, int V> void mix(int64_t t, int64_t e, Range all, const float* inverse) const {
     f32x16 sums[N][V];
     for (int r = 0; r < N; r++)
       for (int i = 0; i < V; i++) sums[r][i] = set1(0.0f);
-    for (int64_t s = 0; s < n_; s++) {
+    for (int64_t s = all.first; s < all.last; s++) {
       f32x16 value[V];
       for (int i = 0; i < V; i++) value[i] = load(values_ + s * c_.E + e + 16 * i);
       for (int r = 0; r < N; r++) {
@@ -107,20 +133,26 @@ class Head {
 
   const Call& c_;
   const int64_t b_, h_;
+  const float slope_;
   int64_t n_, padded_;
   float *keys_, *values_, *scores_;
 };
 
 using F32 = ffi::Buffer<ffi::F32>;
 
-ffi::Error self_attention(F32 q, F32 k, F32 v, ffi::Buffer<ffi::S32> lengths, ffi::ResultBuffer<ffi::F32> out,
-                          float scale) {
-  const auto shape = q.dimensions();
-  const Call c = {shape[0],       shape[1],       shape[2],       k.dimensions()[2],    shape[3],
-                  q.typed_data(), k.typed_data(), v.typed_data(), lengths.typed_data(), out->typed_data(),
-                  scale};
-  if (c.E % 16 || c.E > 512 || c.K == 0 || c.H % c.K)
-    return ffi::Error::InvalidArgument("self_attention: heads must be 16 to 512 wide by 16, and share whole key heads");
+using S32 = ffi::Buffer<ffi::S32>;
+
+ffi::Error self_attention(F32 q, F32 k, F32 v, F32 cos, F32 sin, F32 slopes,
+                          S32 lengths, S32 window, ffi::ResultBuffer<ffi::F32> out, float scale, bool halves) {
+  const auto shape = q.dimensions(), angles = cos.dimensions();
+  Call c = {shape[0], shape[1], shape[2], k.dimensions()[2], shape[3]};
+  c.q = q.typed_data(), c.k = k.typed_data(), c.v = v.typed_data();
+  c.rotation = {cos.typed_data(), sin.typed_data(), angles[0], c.T, angles[2], halves};
+  c.slopes = slopes.typed_data(), c.lengths = lengths.typed_data(), c.out = out->typed_data();
+  c.window = std::max<int64_t>(0, *window.typed_data()), c.scale = scale;
+  if (c.E % 16 || c.E > 512 || c.K == 0 || c.H % c.K || 2 * angles[2] > c.E)
+    return ffi::Error::InvalidArgument(
+        "self_attention: heads must be 16 to 512 wide by 16, no narrower than the rotation, and share whole key heads");
   Pool::instance().parallel(int(c.B * c.H), [&](int i) { Head(c, i / c.H, i % c.H).run(); });
   return ffi::Error::Success();
 }
@@ -128,13 +160,18 @@ ffi::Error self_attention(F32 q, F32 k, F32 v, ffi::Buffer<ffi::S32> lengths, ff
 }  // namespace
 }  // namespace soberano
 
-using soberano::F32;
+using soberano::F32, soberano::S32;
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_self_attention_ffi, soberano::self_attention,
                               ffi::Ffi::Bind()
-                                  .Arg<F32>()                    // q
-                                  .Arg<F32>()                    // k
-                                  .Arg<F32>()                    // v
-                                  .Arg<ffi::Buffer<ffi::S32>>()  // lengths
+                                  .Arg<F32>()  // q
+                                  .Arg<F32>()  // k
+                                  .Arg<F32>()  // v
+                                  .Arg<F32>()  // cos
+                                  .Arg<F32>()  // sin
+                                  .Arg<F32>()  // slopes
+                                  .Arg<S32>()  // lengths
+                                  .Arg<S32>()  // window
                                   .Ret<F32>()
-                                  .Attr<float>("scale"));
+                                  .Attr<float>("scale")
+                                  .Attr<bool>("halves"));

@@ -119,7 +119,7 @@ def _k_affine(bits: int) -> Encoder:
         pairs = codes.reshape(-1, 4, 2, 32)
         out["q"] = ((pairs[:, :, 0] & 15) | ((pairs[:, :, 1] & 15) << 4)).reshape(-1, 128)
         if bits == 5:
-            out["high"] = np.bitwise_or.reduce((codes >> 4) << np.arange(8, dtype=np.uint8)[:, None], axis=1)
+            out["high"] = ((codes >> 4) << np.arange(8, dtype=np.uint8)[:, None]).sum(axis=1, dtype=np.uint8)
 
     return fill
 
@@ -142,7 +142,7 @@ def _q6_k(out: np.ndarray, w: np.ndarray) -> None:
     out["scales"] = sub
     out["low"] = ((runs[:, :, :2] & 15) | ((runs[:, :, 2:] & 15) << 4)).reshape(-1, 128)
     shifts = np.array([0, 2, 4, 6], np.uint8)[:, None]
-    out["high"] = np.bitwise_or.reduce((runs >> 4) << shifts, axis=2).reshape(-1, 64)
+    out["high"] = ((runs >> 4) << shifts).sum(axis=2, dtype=np.uint8).reshape(-1, 64)
 
 
 _IQ4_MIDDLES = np.convolve(np.array(IQ4_NL.codebook, np.float32), [0.5, 0.5], "valid").astype(np.float32)
@@ -166,7 +166,7 @@ def _iq4_xs(out: np.ndarray, w: np.ndarray) -> None:
     out["q"] = _pack_nibbles(codes.reshape(-1, 32)).reshape(-1, 128)
     scales = (sub + 32).astype(np.uint8)
     out["low"] = (scales[:, 0::2] & 15) | (scales[:, 1::2] & 15) << 4
-    out["high"] = np.bitwise_or.reduce((scales >> 4).reshape(-1, 2, 4) << np.array([0, 2, 4, 6], np.uint8), axis=-1)
+    out["high"] = ((scales >> 4).reshape(-1, 2, 4) << np.array([0, 2, 4, 6], np.uint8)).sum(axis=-1, dtype=np.uint8)
 
 
 def _mxfp4(out: np.ndarray, w: np.ndarray) -> None:

@@ -2,7 +2,9 @@
 
     QTensor   one matrix (O, I), or a stack of them with the index of the one that is meant: a view, never a slice
     Stack     the matrices of one tensor name over all layers; a file may mix types, so one stack per type and a table
+    Adapted   a frozen weight and a low-rank correction of it, trained beside it (LoRA)
     Choice    a layer of such a mixed stack: its format is known only when its number is
+    Experts   the matrices of a layer's experts (X, O, I): so many neighbours in one stack of all layers' experts
 
 All are trees, so they pass through jit; what is static in them (shape, format, layout) is part of the jit key.
 """
@@ -82,13 +84,28 @@ class Choice:
     @property
     def shape(self) -> tuple[int, int]:
         """(O, I), as of any other weight."""
-        first = self.members[0]
-        return (first.shape[-2], first.shape[-1])
+        return _shape(self.members)
 
     def options(self, home: Home) -> list[Array | QTensor]:
         """What each member has at this layer's slot; the member that is meant has the weight, the others anything."""
         slot = self.slot[self.index]
         return [_member(home, each, home.xp.minimum(slot, _length(each) - 1)) for each in self.members]
+
+
+@node(static=("scale",))
+@dataclass(frozen=True)
+class Adapted:
+    """A frozen weight and what was trained beside it: base + scale * b a."""
+
+    base: "Frozen"
+    a: Array  # (R, I)
+    b: Array  # (O, R)
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I), as of any other weight."""
+        return self.base.shape
 
 
 @node()
@@ -105,6 +122,11 @@ class Stack:
     tag: Array  # (L,) int32
     slot: Array  # (L,) int32
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I), as of the weight of any layer."""
+        return _shape(self.members)
+
     def layer(self, home: Home, i: Array | int) -> "Weight":
         """The weight of layer i: a view for packed members, a slice for small plain arrays."""
         if len(self.members) == 1:
@@ -112,7 +134,59 @@ class Stack:
         return Choice(self.members, self.tag, self.slot, i)
 
 
-Weight = Union[Array, QTensor, Choice]  # noqa: UP007 - Array is Any, which swallows a | union
+@node(static=("count",))
+@dataclass(frozen=True)
+class Experts:
+    """The matrices of the experts of layer `index` () int32; of all layers where that is None.
+
+    They are a Stack like any other: expert e of layer i is its matrix i * count + e, whatever its format.
+    """
+
+    matrices: Stack
+    count: int  # X
+    index: Array | int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(X, O, I), as in the file."""
+        return (self.count, *self.matrices.shape)
+
+    @property
+    def first(self) -> Array | int:
+        """The place of expert 0 in the stack."""
+        assert self.index is not None, "these are the experts of all layers; take .layer(home, i)"
+        return self.index * self.count
+
+    def layer(self, home: Home, i: Array | int) -> "Experts":
+        """The experts of layer i: a view."""
+        return replace(self, index=i)
+
+    def expert(self, home: Home, e: Array | int) -> "Weight":
+        """The matrix (O, I) of expert e: a view, as of a layer of a stack."""
+        return self.matrices.layer(home, self.first + e)
+
+
+@node(static=("scale",))
+@dataclass(frozen=True)
+class AdaptedStack:
+    """A Stack with what was trained beside each of its layers: a (L, R, I), b (L, O, R)."""
+
+    base: Stack
+    a: Array
+    b: Array
+    scale: float
+
+    def layer(self, home: Home, i: Array | int) -> Adapted:
+        """The weight of layer i."""
+        return Adapted(self.base.layer(home, i), home.at(self.a, i), home.at(self.b, i), self.scale)
+
+
+Frozen = Union[Array, QTensor, Choice]  # noqa: UP007 - Array is Any, which swallows a | union
+Weight = Union[Frozen, Adapted]  # noqa: UP007 - Array is Any, which swallows a | union
+
+
+def _shape(members: tuple[Array | QTensor, ...]) -> tuple[int, int]:
+    return (members[0].shape[-2], members[0].shape[-1])
 
 
 def _length(member: Array | QTensor) -> int:

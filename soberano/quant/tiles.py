@@ -138,7 +138,7 @@ def pack(kind: type[BlockFormat], raw: np.ndarray) -> np.ndarray:
             wide = layout.bits - 4  # bits of a code above the nibble, and as many planes that hold them
             fields = (codes >> 4).reshape(panels, blocks, groups, wide, 8 // wide, 4 * ROWS)
             shifts = (np.arange(8 // wide, dtype=np.uint8) * wide)[:, None]
-            tiles["codes"]["high"] = np.bitwise_or.reduce(fields << shifts, axis=-2)
+            tiles["codes"]["high"] = (fields << shifts).sum(axis=-2, dtype=np.uint8)
     if layout.power:
         tiles["e"] = rows(kind.fields(HOME, raw)["e"])[:, :, 0]
     else:

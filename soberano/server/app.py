@@ -20,6 +20,7 @@ from soberano.core.printable import printable
 from soberano.core.progress import Progress, silent
 from soberano.models.encoder import Encoder
 from soberano.models.load import load
+from soberano.models.long_chats import Policy
 from soberano.server.desk import Desk
 from soberano.server.door import Door
 from soberano.server.engine import Engine, Loaded
@@ -46,15 +47,17 @@ def make_app(
     grace_s: float = 10.0,
     heartbeat_s: float = 5.0,
     patience_s: float = 60.0,
+    long_chats: Policy = "refuse",
 ) -> web.Application:
     """Put the application together around an engine that the caller starts; the application stops it.
 
     `only_loopback` refuses requests whose Host header names anything but this machine. `grace_s` is the time that
     running answers get at the end. `patience_s` is how long a client may take to send a body, or to take an answer.
+    `long_chats` says what is done with conversations that no longer fit: see soberano.models.long_chats.
     """
     rooms = [name_request, deliver, shape_errors, check_host, check_key]
     app = web.Application(middlewares=rooms, client_max_size=MAX_BODY)
-    app[STATE] = State(engine, Metrics(engine), Desk(), heartbeat_s, patience_s)
+    app[STATE] = State(engine, Metrics(engine), Desk(), heartbeat_s, patience_s, long_chats)
     app[DOOR] = Door()
     app[ONLY_LOOPBACK] = only_loopback
     if api_key is not None:
@@ -176,6 +179,7 @@ def serve(
     max_waiting: int = 64,
     deadline_s: float = 600.0,
     grace_s: float = 10.0,
+    long_chats: Policy = "refuse",
     progress: Progress = silent,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
@@ -185,6 +189,7 @@ def serve(
     the full context; up to `max_running` shorter ones share it. Clients know the model as `name`, else as the stem of
     its path, and may always use the name it has for itself. `on_ready` is called once, before the address is printed:
     when nothing is left to wait for. `demo` adds a line on what to do first. A second signal ends without grace.
+    `long_chats` says what is done with conversations that no longer fit: see soberano.models.long_chats.
     Raises InputError when there is no listening at `host` and `port`, and what loading raises.
     """
 
@@ -201,7 +206,8 @@ def serve(
         deadline_s=deadline_s,
         chores=warm_rest,
     )
-    app = make_app(engine, api_key=api_key, only_loopback=bool(LOOPBACK.fullmatch(_in_url(host))), grace_s=grace_s)
+    only_loopback = bool(LOOPBACK.fullmatch(_in_url(host)))
+    app = make_app(engine, api_key=api_key, only_loopback=only_loopback, grace_s=grace_s, long_chats=long_chats)
     try:
         asyncio.run(_serve(app, engine, host, port, demo, on_ready))
     except KeyboardInterrupt:  # where the event loop takes no signal handlers (Windows)
@@ -285,13 +291,19 @@ async def _until_told(
         loading.result()
         on_ready()
         address = f"http://{_in_url(host)}:{listener.sockets[0].getsockname()[1]}"
-        what = "embeddings" if isinstance(engine.model, Encoder) else "chat page"
+        what = _purpose(engine.model)
         _say(f"Serving {engine.name} at {address} ({what}; the OpenAI API is under {address}/v1). Ctrl-C stops.")
         if demo:
             _say(f"Open {address} in a browser and say hello.")
         await stopping
     finally:
         stopping.cancel()
+
+
+def _purpose(model: Loaded) -> str:
+    if isinstance(model, Encoder):
+        return "reranking" if model.ranks else "embeddings"
+    return "chat page"
 
 
 def _on_signals(stop: asyncio.Event, engine: Engine) -> None:

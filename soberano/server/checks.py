@@ -11,6 +11,9 @@ from soberano.server.errors import RequestError
 LONGEST_NAME = 64
 """Longer names of fields are no misspelling of any of ours, and comparing them takes seconds."""
 
+LABELS = ("user", "safety_identifier", "prompt_cache_key")
+"""Parameters of every route that say who asks, and cannot change an answer."""
+
 KINDS = {
     dict: "an object",
     list: "a list",
@@ -90,6 +93,18 @@ def text(param: str, value: Any) -> str:
     except UnicodeEncodeError:
         raise wrong(param, value, "text without lone surrogates") from None
     return value
+
+
+def fields(body: Any, names: Iterable[str]) -> dict[str, Any]:
+    """The parameters of a request that are set; null means unset. Refuses a body, or a name, that is none of ours."""
+    if not isinstance(body, dict):
+        raise RequestError(f"the body is {KINDS.get(type(body), 'something else')}, but must be a JSON object")
+    known(body, names)
+    found = {name: value for name, value in body.items() if value is not None}
+    for name in LABELS:
+        if name in found:
+            text(name, found[name])
+    return found
 
 
 def known(given: Iterable[str], names: Iterable[str]) -> None:

@@ -14,17 +14,17 @@ import numpy as np
 from aiohttp import web
 
 from soberano.core.errors import ContextError
-from soberano.models.encoder import Encoder, Options, Vectors
+from soberano.models.encoder import Encoder, Options
+from soberano.models.encoding import Vectors
 from soberano.server import checks
 from soberano.server.errors import Cancelled, RequestError
 from soberano.server.jobs import Failed, Finished
-from soberano.server.protocol import LABELS
 from soberano.server.run import Run
 from soberano.server.stream import gone
 
 MAX_TEXTS = 2048
 FORMATS = ("float", "base64")
-NAMES = ("input", "model", "encoding_format", "dimensions", "truncate", *LABELS)
+NAMES = ("input", "model", "encoding_format", "dimensions", "truncate", *checks.LABELS)
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,7 @@ class Asked:
 
 def read(body: Any, model: Encoder) -> Asked:
     """Read the body. Raises RequestError, or ContextError for token ids that cannot fit."""
-    if not isinstance(body, dict):
-        raise RequestError(f"the body is {checks.KINDS.get(type(body), 'something else')}, but must be a JSON object")
-    checks.known(body, NAMES)
-    body = {name: value for name, value in body.items() if value is not None}
-    for name in LABELS:
-        if name in body:
-            checks.text(name, body[name])
+    body = checks.fields(body, NAMES)
     if "input" not in body:
         raise RequestError("input is missing; send a string or a list of strings", "input", code="missing_parameter")
     shape = body.get("encoding_format", FORMATS[0])

@@ -20,9 +20,8 @@ from concurrent.futures import Future
 from soberano.core.errors import CapacityError
 from soberano.models import encoder
 from soberano.models.model import Model
-from soberano.models.options import Options
 from soberano.server.errors import Cancelled, DeadlineError, NotReady, QueueFull, Stopping
-from soberano.server.jobs import Admitted, Drawn, Event, Failed, Finished, Job, Listener, Prompt, Watcher
+from soberano.server.jobs import Admitted, Asked, Drawn, Event, Failed, Finished, Job, Listener, Prompt, Rank, Watcher
 
 log = logging.getLogger("soberano.server")
 Loaded = Model | encoder.Encoder
@@ -115,7 +114,7 @@ class Engine:
 
     def submit(
         self,
-        jobs: Sequence[tuple[Prompt, Options | encoder.Options, Listener]],
+        jobs: Sequence[tuple[Prompt, Asked, Listener]],
         deadline_s: float | None = None,
         *,
         reserved: int = 0,
@@ -231,7 +230,10 @@ class Engine:
                 return
             try:
                 # A route asks a model for what it can do, so prompt and options are of its kind.
-                job.generation = self.model.start(job.prompt, job.options)  # type: ignore[arg-type]
+                if isinstance(job.options, Rank):
+                    job.generation = self.model.start_ranking(job.prompt)  # type: ignore[arg-type]
+                else:
+                    job.generation = self.model.start(job.prompt, job.options)  # type: ignore[arg-type]
             except CapacityError as error:
                 if self._running:
                     self._full = True

@@ -1,11 +1,13 @@
-"""One generation, or some texts to embed, on the way through the engine, and what is told about it."""
+"""One generation, or some texts to embed or to rank, on the way through the engine, and what is told about it."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from soberano.models import encoder
+from soberano.models.encoding import Encoding, Vectors
 from soberano.models.generate import Generation, Piece
+from soberano.models.judge import Judging
 from soberano.models.options import Options
 
 
@@ -38,10 +40,19 @@ class Failed:
     error: Exception
 
 
-Event = Admitted | Piece | encoder.Vectors | Finished | Failed
+Event = Admitted | Piece | Vectors | Finished | Failed
 Listener = Callable[[Event], None]
 Prompt = Sequence[int] | Sequence[Sequence[int]]
-"""The tokens to continue, or those of each text to embed."""
+"""The tokens to continue, or those of each text to embed, or of each pair of texts to score."""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The options of a job that scores pairs: there is nothing to choose."""
+
+
+Asked = Options | encoder.Options | Rank
+"""What a job is to do; its kind says which of the things that a model can."""
 
 
 @dataclass(eq=False)
@@ -50,11 +61,11 @@ class Job:
 
     number: int
     prompt: Prompt
-    options: Options | encoder.Options
+    options: Asked
     listener: Listener
     deadline: float
     submitted: float = field(default_factory=time.monotonic)
-    generation: Generation | encoder.Encoding | None = None
+    generation: Generation | Encoding | Judging | None = None
     cancelled: bool = False
 
 

@@ -1,7 +1,7 @@
 """What clients may ask for: the OpenAI parameters of chats and completions, each honoured or refused by name.
 
 Parsing is pure: JSON in, one `Asked` out, or a RequestError that names the parameter. Nothing is ignored in silence:
-a parameter is either read below, listed in LABELS (it says who asks and cannot change an answer), or listed in
+a parameter is either read below, listed in checks.LABELS (it says who asks and cannot change an answer), or listed in
 NEUTRAL with the values that mean "not used"; any other value of it is refused. Sampling parameters that a client
 leaves out keep the defaults of Options.
 
@@ -22,9 +22,6 @@ MAX_CHOICES = 16
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
 MAX_BIASES = 1024
-
-LABELS = ("user", "safety_identifier", "prompt_cache_key")
-"""Strings that say who asks. Accepted and not used: no answer depends on them."""
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (None,),
@@ -49,7 +46,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Parameter -> the values that ask for nothing we do not do."""
 
 USAGE = ("include_usage", "continuous_usage_stats")
-COMMON = ("model", "n", "stream", "stream_options", "stop", "logit_bias", "logprobs", "max_tokens", *LABELS)
+COMMON = ("model", "n", "stream", "stream_options", "stop", "logit_bias", "logprobs", "max_tokens", *checks.LABELS)
 SAMPLING: dict[str, Callable[[str, Any], Any]] = {
     "temperature": lambda p, v: checks.real(p, v, 0, 2),
     "top_p": lambda p, v: checks.real(p, v, 0, 1),
@@ -164,19 +161,14 @@ def completion(body: Any, limits: Limits) -> Asked:
 
 def _fields(body: Any, names: tuple[str, ...]) -> dict[str, Any]:
     """The parameters that are set, after the refusal of those that we know but do not serve. null means unset."""
-    if not isinstance(body, dict):
-        raise RequestError(f"the body is {checks.KINDS.get(type(body), 'something else')}, but must be a JSON object")
-    checks.known(body, names)
+    found = checks.fields(body, names)
     for name, neutral in NEUTRAL.items():
         if name in body and not any(body[name] == value and type(body[name]) is type(value) for value in neutral):
             choices = " or ".join("null" if value is None else repr(value) for value in neutral)
             raise RequestError(
                 f"{name} is not served; leave it out, or send {choices}", name, code="unsupported_parameter"
             )
-    for name in LABELS:
-        if body.get(name) is not None:
-            checks.text(name, body[name])
-    return {name: value for name, value in body.items() if value is not None}
+    return found
 
 
 def _shared(body: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The routes. A handler reads, asks the engine, answers; rules live in protocol, answers, stream and errors."""
 
 import asyncio
-import functools
 import json
 import re
 from dataclasses import dataclass, fields
@@ -11,16 +10,17 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from soberano.models.encoder import Encoder
+from soberano.models.long_chats import Policy, fit
 from soberano.models.model import Model
 from soberano.models.options import Options
-from soberano.server import checks, embeddings, page, protocol, stream
+from soberano.server import checks, embeddings, page, protocol, rerank, stream
 from soberano.server.answers import ChatForm, Form, TextForm
 from soberano.server.desk import Desk
 from soberano.server.engine import Engine, Loaded
 from soberano.server.errors import RequestError
+from soberano.server.jobs import Rank
 from soberano.server.metrics import Metrics
 from soberano.server.run import Run
-from soberano.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class State:
     desk: Desk  # for templates and tokenizing, so that neither blocks the event loop or the device
     heartbeat_s: float = 5.0
     patience_s: float = 60.0  # how long a client may take to send a body, or to take what it is sent
+    long_chats: Policy = "refuse"  # what is done with conversations that no longer fit
 
 
 STATE = web.AppKey("state", State)
@@ -44,7 +45,7 @@ SHOWN = ("temperature", "top_k", "top_p", "min_p")
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Continue a conversation."""
     state, model = _decoder(request)
-    asked = protocol.chat(await _json(request), _limits(model))
+    asked = protocol.chat(await _json(request), _limits(model)._replace(slides=state.long_chats == "slide"))
     _check_model(asked.model, state.engine)
     if model.chat is None:
         raise RequestError(
@@ -55,8 +56,11 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     )
     size = sum(len(message["content"]) for message in asked.messages)
     async with Run(state.engine, len(asked.choices)) as run:
-        prompt = await state.desk.run(size, model.chat_tokens, list(asked.messages), most=model.context)
-        return await _answer(request, asked, [prompt], run, form)
+        fitted = await state.desk.run(
+            size, fit, model, asked.messages, state.long_chats, answer=asked.options.max_tokens
+        )
+        headers = {"x-dropped-messages": str(fitted.dropped)} if fitted.dropped else None
+        return await _answer(request, asked, [fitted.tokens], run, form, headers)
 
 
 @routes.post("/v1/completions")
@@ -80,6 +84,8 @@ async def embed(request: web.Request) -> web.Response:
     state, model = _ready(request)
     if not isinstance(model, Encoder):
         raise _other_kind(state.engine, "generates text and embeds none", "/v1/chat/completions or /v1/completions")
+    if model.ranks:
+        raise _other_kind(state.engine, "ranks documents and embeds none", "/v1/rerank")
     asked = embeddings.read(await _json(request), model)
     _check_model(asked.model, state.engine)
     async with Run(state.engine, 1) as run:
@@ -88,6 +94,23 @@ async def embed(request: web.Request) -> web.Response:
         run.submit([(texts, asked.options)])
         vectors, prompt_tokens = await embeddings.collect(request, run, len(texts), state.heartbeat_s)
     text = await state.desk.run(size, embeddings.body, asked, vectors, state.engine.name, prompt_tokens)
+    return web.json_response(text=text)
+
+
+@routes.post("/v1/rerank")
+async def rank(request: web.Request) -> web.Response:
+    """Sort documents by how well they answer a query."""
+    state, model = _ready(request)
+    if isinstance(model, Encoder) and not model.ranks:
+        raise _other_kind(state.engine, "embeds texts and has no head to rank with", "/v1/embeddings")
+    asked = rerank.read(await _json(request), model)
+    _check_model(asked.model, state.engine)
+    async with Run(state.engine, 1) as run:
+        size = len(asked.query) * len(asked.documents) + sum(map(len, asked.documents))
+        pairs = await state.desk.run(size, rerank.pairs, asked, model)
+        run.submit([(pairs.tokens, Rank())])
+        scores, prompt_tokens = await embeddings.collect(request, run, len(pairs.tokens), state.heartbeat_s)
+    text = rerank.body(asked, scores, state.engine.name, prompt_tokens, pairs.cut)
     return web.json_response(text=text)
 
 
@@ -148,7 +171,8 @@ def _ready(request: web.Request) -> tuple[State, Loaded]:
 def _decoder(request: web.Request) -> tuple[State, Model]:
     state, model = _ready(request)
     if isinstance(model, Encoder):
-        raise _other_kind(state.engine, "embeds texts and generates none", "/v1/embeddings")
+        does, route = ("ranks documents", "/v1/rerank") if model.ranks else ("embeds texts", "/v1/embeddings")
+        raise _other_kind(state.engine, f"{does} and generates none", route)
     return state, model
 
 
@@ -157,13 +181,7 @@ def _other_kind(engine: Engine, does: str, route: str) -> RequestError:
 
 
 def _limits(model: Model) -> protocol.Limits:
-    return protocol.Limits(model.context, model.tokenizer.size, _token_bytes(model.tokenizer))
-
-
-@functools.lru_cache(maxsize=1)
-def _token_bytes(tokenizer: Tokenizer) -> int:
-    """The most bytes of text that one token can stand for. No spelling is shorter than what it says."""
-    return max(len(spelling.encode("utf-8", "surrogatepass")) for spelling in tokenizer.vocab.tokens)
+    return protocol.Limits(model.context, model.tokenizer.size, model.tokenizer.longest)
 
 
 async def _json(request: web.Request) -> Any:
@@ -206,15 +224,20 @@ async def _tokens(state: State, model: Model, prompt: str | tuple[int, ...]) -> 
 
 
 async def _answer(
-    request: web.Request, asked: protocol.Asked, prompts: list[Any], run: Run, form: Form
+    request: web.Request,
+    asked: protocol.Asked,
+    prompts: list[Any],
+    run: Run,
+    form: Form,
+    headers: dict[str, str] | None = None,
 ) -> web.StreamResponse:
     state = request.app[STATE]
     run.submit([(prompts[i], options) for i, options in asked.choices])
     if asked.stream:
         waits = state.heartbeat_s, state.patience_s
         usage = {name: getattr(asked, name) for name in protocol.USAGE}
-        return await stream.send(request, run, form, asked.n, *waits, **usage)
-    return web.json_response(await stream.collect(request, run, form, asked.n, state.heartbeat_s))
+        return await stream.send(request, run, form, asked.n, *waits, headers, **usage)
+    return web.json_response(await stream.collect(request, run, form, asked.n, state.heartbeat_s), headers=headers)
 
 
 def _fingerprint(model: Model) -> str:
@@ -226,6 +249,6 @@ def _card(name: str, model: Loaded) -> dict[str, Any]:
     """OpenAI's four fields, and what a client of ours may want to know."""
     base = {"id": name, "object": "model", "created": 0, "owned_by": "soberano", "context_length": model.context}
     if isinstance(model, Encoder):
-        return {**base, "dimensions": model.width}
+        return base if model.ranks else {**base, "dimensions": model.width}
     sampling = {field.name: field.default for field in fields(Options) if field.name in SHOWN}
     return {**base, "defaults": sampling}

@@ -6,10 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 
-from soberano.models import encoder
-from soberano.models.options import Options
 from soberano.server.engine import Engine
-from soberano.server.jobs import Event, Failed, Finished, Job, Prompt
+from soberano.server.jobs import Asked, Event, Failed, Finished, Job, Prompt
 
 Numbered = tuple[int, Event]
 
@@ -32,7 +30,7 @@ class Run:
         self._reserved = self.count
         return self
 
-    def submit(self, choices: Sequence[tuple[Prompt, Options | encoder.Options]]) -> None:
+    def submit(self, choices: Sequence[tuple[Prompt, Asked]]) -> None:
         """Queue the jobs, as many as there are places. Raises NotReady or Stopping."""
         jobs = [(prompt, options, self._listener(i)) for i, (prompt, options) in enumerate(choices)]
         self._jobs = self.engine.submit(jobs, reserved=self._reserved)

@@ -6,17 +6,24 @@ from soberano.server import checks
 from soberano.server.errors import RequestError
 
 MAX_PROMPTS = 16
+MAX_MESSAGES = 8192
+"""Messages of a conversation whose oldest turns may be left out: to read more would hold up everybody else."""
+
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 UNUSED = ("refusal", "audio", "tool_calls", "function_call", "annotations")
 """Fields of an assistant message that clients send back as they got them, empty."""
 
 
 class Limits(NamedTuple):
-    """What the model can take: tokens of context, tokens that there are, and the most bytes that one of them says."""
+    """What the model can take: tokens of context, tokens that there are, and the most bytes that one of them says.
+
+    `slides` says that the oldest turns of a conversation may be left out, so that it may be longer than all that.
+    """
 
     context: int
     vocabulary: int
     token_bytes: int
+    slides: bool = False
 
 
 def prompts(value: Any, limits: Limits) -> tuple[str | tuple[int, ...], ...]:
@@ -46,7 +53,11 @@ def messages(value: Any, limits: Limits) -> tuple[dict[str, Any], ...]:
     """Read a conversation: text only, roles that chat templates know. Raises RequestError or ContextError."""
     if not isinstance(value, list) or not value:
         raise checks.wrong("messages", value, "a list of at least one message")
-    checks.fits("messages", len(value), "messages", limits.context)
+    if limits.slides:
+        if len(value) > MAX_MESSAGES:
+            raise RequestError(f"messages holds {len(value)} messages; send the newest {MAX_MESSAGES}", "messages")
+    else:
+        checks.fits("messages", len(value), "messages", limits.context)
     read = []
     for i, one in enumerate(value):
         at = f"messages[{i}]"
@@ -68,7 +79,8 @@ def messages(value: Any, limits: Limits) -> tuple[dict[str, Any], ...]:
         if one.get("name") is not None:
             message["name"] = checks.text(f"{at}.name", one["name"])  # for templates that print it
         read.append(message)
-    _fits("messages", sum(len(message["content"].encode()) for message in read), limits)
+    if not limits.slides:
+        _fits("messages", sum(len(message["content"].encode()) for message in read), limits)
     return tuple(read)
 
 

@@ -65,6 +65,7 @@ async def send(
     choices_a_prompt: int,
     heartbeat_s: float,
     patience_s: float,
+    headers: dict[str, str] | None = None,
     *,
     include_usage: bool,
     continuous_usage_stats: bool,
@@ -73,13 +74,14 @@ async def send(
 
     Counts come with the last chunk if `include_usage` asks for them, and those so far with every one if
     `continuous_usage_stats` does too. A client that leaves a piece unread for `patience_s` is taken for gone.
+    `headers` are told before the first piece.
     """
     batches = run.batches(heartbeat_s)
     batch = await anext(batches)
     for _, event in batch:
         if isinstance(event, Failed):
             raise event.error
-    response = web.StreamResponse(headers=HEADERS)
+    response = web.StreamResponse(headers=HEADERS | (headers or {}))
     await response.prepare(request)
     writer = _Writer(form, run, choices_a_prompt, include_usage, include_usage and continuous_usage_stats)
     try:

@@ -21,12 +21,16 @@ and who comes first would have to wait for it."""
 
 
 def warm_up(model: Model | Encoder, progress: Progress) -> None:
-    """Run what a short chat runs, or embed a sentence.
+    """Run what a short chat runs, or embed a sentence, or rank one.
 
     A prompt of 80 tokens is a chunk of 64 and one of 16: the template of many a model takes more than 16 by itself.
     """
     if isinstance(model, Encoder):
-        model.embed("A sentence as people search for.", progress=progress)
+        sentence = "A sentence as people search for."
+        if model.ranks:
+            model.rerank(sentence, [sentence], progress=progress)
+        else:
+            model.embed(sentence, progress=progress)
         return
     asked = [(80, Options(max_tokens=2, ignore_eos=True)), (1, Options(max_tokens=2, temperature=0, ignore_eos=True))]
     for done, (tokens, options) in enumerate(asked):

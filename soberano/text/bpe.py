@@ -17,6 +17,8 @@ from soberano.core.errors import FileError
 from soberano.text.pretokenize import split_named, splitter
 from soberano.text.vocab import Kind, Vocab, strings
 
+_MERGES = "tokenizer.ggml.merges"
+
 LONG = 4096
 """Characters from which a text goes to the engine as a batch of one: only for batches does it let go of Python's lock,
 and a long text would hold up every other thread for a second."""
@@ -65,19 +67,33 @@ def build(metadata: Mapping[str, Any], vocab: Vocab) -> Callable[[str], list[int
     size = len(vocab.tokens)
     absent = [char for char in byte_spelling() if char not in ids]
     ids |= {char: size + i for i, char in enumerate(absent)}
-    merges = [_pair(merge) for merge in dict.fromkeys(strings(metadata, "tokenizer.ggml.merges"))]
-    try:
-        engine = Engine(BPE(ids, merges, ignore_merges=split.whole_words))
-    except Exception as why:  # the library raises plain Exception for a merge that names no token
-        raise FileError(f"tokenizer.ggml.merges does not fit tokenizer.ggml.tokens: {str(why)[:200]}") from None
+    merges = dict.fromkeys(pair(merge, _MERGES) for merge in strings(metadata, _MERGES))
+    engine = engine_of(ids, list(merges), _MERGES, whole_words=split.whole_words)
     engine.pre_tokenizer = splitter(split.patterns)
+    encode = encoder(engine)
+    return (lambda text: [i for i in encode(text) if i < size]) if absent else encode
+
+
+def engine_of(
+    ids: Mapping[str, int], merges: list[tuple[str, str]], where: str, *, whole_words: bool, unknown: str | None = None
+) -> Engine:
+    """The library's engine for a vocabulary.
+
+    Raises FileError, naming where they stand, for merges that name or make tokens that are not there.
+    """
+    try:
+        return Engine(BPE(dict(ids), merges, ignore_merges=whole_words, unk_token=unknown))
+    except Exception as why:  # the library raises plain Exception for them
+        raise FileError(f"{where} does not fit the tokens of the vocabulary: {str(why)[:200]}") from None
+
+
+def encoder(engine: Engine) -> Callable[[str], list[int]]:
+    """The function from text to ids; other threads can work while it encodes a long one."""
 
     def encode(text: str) -> list[int]:
         if len(text) < LONG:
-            found = engine.encode(text, add_special_tokens=False).ids
-        else:
-            found = engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        return [i for i in found if i < size] if absent else found
+            return engine.encode(text, add_special_tokens=False).ids
+        return engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     return encode
 
@@ -90,8 +106,13 @@ def pre_name(metadata: Mapping[str, Any]) -> str:
     return name or "default"
 
 
-def _pair(merge: str) -> tuple[str, str]:
+def pair(merge: str, where: str) -> tuple[str, str]:
+    """The two tokens of a merge. Raises FileError, naming where it stands, for what is not two.
+
+    >>> pair("Ġ t", "merges")
+    ('Ġ', 't')
+    """
     left, _, right = merge.partition(" ")
     if not left or not right or " " in right:
-        raise FileError(f"tokenizer.ggml.merges holds {merge[:40]!r}; a merge is two tokens with one space between")
+        raise FileError(f"{where} holds {merge[:40]!r}; a merge is two tokens with one space between")
     return left, right

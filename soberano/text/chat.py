@@ -11,6 +11,7 @@ from typing import Any
 
 from soberano.core.errors import FileError, InputError
 from soberano.text.chat_process import Limits, Renderer
+from soberano.text.special import Spellings
 from soberano.text.tokenizer import Tokenizer
 
 LONGEST_TEMPLATE = 1 << 20
@@ -150,6 +151,7 @@ class Guard:
     def __init__(self, spellings: Iterable[str], values: Any) -> None:
         known = sorted(spellings, key=len, reverse=True)
         self._long = [s for s in known if len(s) > 1]
+        self._whole = Spellings(self._long)
         self._firsts = {s[0] for s in self._long}
         self._lasts = {s[-1] for s in self._long}
         self._reach = len(self._long[0]) - 1 if self._long else 0
@@ -166,7 +168,7 @@ class Guard:
 
     def mark(self, text: str, *, ends: bool = True) -> str:
         """Mark one string; without `ends`, only the spellings that it holds whole."""
-        places = {at + 1 for spelling in self._long if spelling in text for at in _places(text, spelling)}
+        places = {at + 1 for at, _ in self._whole.every(text)}
         if ends:
             places |= self._at_ends(text)
         pieces = []
@@ -202,13 +204,6 @@ class Guard:
         if isinstance(value, list | tuple):
             return [self.mark_all(item) for item in value]
         return value
-
-
-def _places(text: str, spelling: str) -> Iterable[int]:
-    at = text.find(spelling)
-    while at >= 0:
-        yield at
-        at = text.find(spelling, at + 1)
 
 
 def _each(value: Any, visit: Callable[[str], None]) -> None:

@@ -82,6 +82,7 @@ class Split:
 _FAMILIES = {
     "default": Split(DEFAULT),
     "gpt-2 phi-2 mpt olmo jais trillion granite-docling exaone4 gigachat a.x-4.0 mellum": Split(GPT2),
+    "modern-bert roberta-bpe jina-v1-en jina-v2-code jina-v2-es jina-v2-de jina-es jina-de": Split(GPT2),
     "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2": Split(DIGITS_GPT2),
     "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2": Split(LLAMA3, whole_words=True, add_bos=True),
     "dbrx smaug-bpe chatglm-bpe": Split(LLAMA3),

@@ -1,12 +1,13 @@
 """Text to token ids and back, for any vocabulary that a GGUF file brings with it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from soberano.core.errors import ContextError, FileError, InputError, UnsupportedModel
-from soberano.text import bpe, wordpiece
+from soberano.text import bpe, sentencepiece, wordpiece
 from soberano.text.detokenize import Detokenizer
 from soberano.text.pretokenize import split_named
+from soberano.text.special import Spellings
 from soberano.text.vocab import Vocab, read_vocab
 
 SLICE = 16_384
@@ -18,6 +19,8 @@ class Tokenizer:
 
     Special tokens are of two kinds. *Control* tokens (<|im_end|>) are parsed only on request and are no part of decoded
     text; *user-defined* tokens (<tool_call>, runs of spaces) are parsed always and are text.
+
+    `space_before` says that encode_plain puts a space before every text that it gets; decode takes it away again.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class Tokenizer:
         piece: Callable[[str, int], bytes],
         *,
         add_bos: bool,
+        space_before: bool = False,
     ) -> None:
         self.vocab = vocab
         self.size = len(vocab.tokens)
@@ -34,13 +38,17 @@ class Tokenizer:
         self.stop_ids = vocab.stop
         self.add_bos = add_bos
         self.add_eos = vocab.add_eos
+        # Bytes of text that one token can stand for, at most: no spelling is shorter than what it says.
+        self.longest = max(len(spelling.encode()) for spelling in vocab.tokens)
         self.control_texts = frozenset(vocab.tokens[i] for i in vocab.control)
         self._encode_plain = encode_plain
         self._piece = piece  # (spelling, kind) -> bytes
+        self._space_before = space_before
         # Longest first, by bytes: where two special tokens overlap, llama.cpp lets the longer one win.
         by_length = sorted(vocab.control | vocab.user, key=lambda i: (-len(vocab.tokens[i].encode()), i))
-        self._special = [(vocab.tokens[i], i) for i in by_length]
-        self._user = [(text, i) for text, i in self._special if i in vocab.user]
+        greedy = frozenset(vocab.tokens[i] for i in vocab.greedy)
+        self._special = Spellings((vocab.tokens[i] for i in by_length), greedy)
+        self._user = Spellings((vocab.tokens[i] for i in by_length if i in vocab.user), greedy)
         self._slice = max(SLICE, 64 * max(map(len, vocab.tokens)))
 
     def encode(
@@ -78,6 +86,25 @@ class Tokenizer:
         whole = begin + self.encode(text, add_bos=False) + end
         return whole if longest is None else self.cut(whole, longest)
 
+    def pair(self, first: str, second: str, longest: int) -> tuple[list[int], bool]:
+        """What a cross-encoder reads of two texts: bos, the first, eos, the second, eos -> (tokens, whether cut).
+
+        As much of the second as fits into `longest` in all. Models whose eos is spelt </s> (RoBERTa and its kin) were
+        trained with two of them in between. Raises ContextError where the first leaves no room for the second.
+        """
+        begin = [self.bos] if self.add_bos and self.bos is not None else []
+        end = [] if self.eos is None else [self.eos]
+        between = 2 * end if self.eos is not None and self.vocab.tokens[self.eos] == "</s>" else end
+        before = begin + self.encode(first, add_bos=False) + between
+        room = longest - len(before) - len(end)
+        if room < 1:
+            raise ContextError(
+                f"the query is {len(before) - len(begin + between)} tokens, which leaves no room for documents: the "
+                f"model reads {longest} of both; shorten it"
+            )
+        rest = self.encode(second, add_bos=False)
+        return before + rest[:room] + end, len(rest) > room
+
     def cut(self, sequence: list[int], longest: int) -> list[int]:
         """What `sequence` made, as if asked for at most `longest`, 2 or more."""
         if len(sequence) <= longest:
@@ -99,15 +126,30 @@ class Tokenizer:
 
     def partition(self, text: str, *, special: bool) -> list[int | str]:
         """Cut a text at its special tokens: ids, and the non-empty texts between them."""
-        parts: list[int | str] = [text] if text else []
-        for spelling, token in self._special if special else self._user:
-            if spelling in text:
-                parts = [piece for part in parts for piece in _cut(part, spelling, token)]
-        return parts
+        parts = list[int | str]()
+        start = 0
+        for at, stop, spelling in (self._special if special else self._user).cut(text):
+            parts += [text[start:at]] if at > start else []
+            parts.append(self.vocab.ids[spelling])
+            start = stop
+        return [*parts, text[start:]] if start < len(text) else parts
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
-        """Decode ids; bytes that are no UTF-8 become U+FFFD. `special` writes control tokens as they are spelt."""
-        return b"".join(self._bytes(i, special) for i in ids).decode("utf-8", "replace")
+        """Decode ids; bytes that are no UTF-8 become U+FFFD. `special` writes control tokens as they are spelt.
+
+        A space that `encode` put before a text is taken away again: what was encoded comes back as it was.
+        """
+        return b"".join(self._whole(ids, special)).decode("utf-8", "replace")
+
+    def _whole(self, ids: Iterable[int], special: bool) -> Iterator[bytes]:
+        begins = self._space_before
+        for i in ids:
+            data = self._bytes(i, special)
+            if i in self.vocab.control or i in self.vocab.user:
+                begins = self._space_before
+            elif begins:
+                data, begins = data.removeprefix(b" "), False
+            yield data
 
     def bytes_of(self, token: int) -> bytes:
         """The bytes that a token adds to a text; none for control tokens. Raises InputError for an id out of range."""
@@ -118,7 +160,7 @@ class Tokenizer:
         return self._bytes(token, True).decode("utf-8", "replace")
 
     def stream(self, *, special: bool = False) -> Detokenizer:
-        """Decode as ids arrive."""
+        """Decode ids as they arrive, as the continuation of a text: the first one keeps its space."""
         return Detokenizer(lambda token: self._bytes(token, special))
 
     def _bytes(self, token: int, special: bool) -> bytes:
@@ -139,13 +181,13 @@ def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
     model = metadata.get("tokenizer.ggml.model")
     if model is None:
         raise FileError("the metadata key 'tokenizer.ggml.model' is missing; the file brings no tokenizer")
-    if model == "bert":
-        return of_words(*wordpiece.from_gguf(metadata))
-    if model != "gpt2":
-        raise UnsupportedModel(
-            f"the file's tokenizer (tokenizer.ggml.model) is {model!r}; known here are 'gpt2' (byte-level BPE) and "
-            f"'bert' (WordPiece)"
-        )
+    if not isinstance(model, str) or model not in _KINDS:
+        known = ", ".join(f"{name!r} ({what})" for name, (what, _) in _KINDS.items())
+        raise UnsupportedModel(f"the file's tokenizer (tokenizer.ggml.model) is {model!r:.60}; known here are {known}")
+    return _KINDS[model][1](metadata)
+
+
+def _of_bytes(metadata: Mapping[str, Any]) -> Tokenizer:
     vocab = read_vocab(metadata)
     add_bos = vocab.add_bos if vocab.add_bos is not None else split_named(bpe.pre_name(metadata)).add_bos
     if vocab.add_bos and vocab.bos is None:
@@ -153,19 +195,29 @@ def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
     return Tokenizer(vocab, bpe.build(metadata, vocab), bpe.piece, add_bos=add_bos and vocab.bos is not None)
 
 
+def _of_scores(metadata: Mapping[str, Any]) -> Tokenizer:
+    metadata = sentencepiece.with_default_ids(metadata)
+    vocab = sentencepiece.read(metadata)
+    return Tokenizer(
+        vocab,
+        sentencepiece.build(metadata, vocab),
+        sentencepiece.piece,
+        add_bos=vocab.add_bos is not False and vocab.bos is not None,
+        space_before=sentencepiece.space_before(metadata),
+    )
+
+
 def of_words(vocab: Vocab, unknown: int, rules: wordpiece.Rules) -> Tokenizer:
     """Build the tokenizer of a WordPiece vocabulary."""
     return Tokenizer(vocab, wordpiece.build(vocab, unknown, rules), wordpiece.piece, add_bos=bool(vocab.add_bos))
 
 
-def _cut(part: int | str, spelling: str, token: int) -> list[int | str]:
-    if isinstance(part, int):
-        return [part]
-    out: list[int | str] = []
-    for i, piece in enumerate(part.split(spelling)):
-        out += [token] if i else []
-        out += [piece] if piece else []
-    return out
+_KINDS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], Tokenizer]]] = {
+    "gpt2": ("byte-level BPE", _of_bytes),
+    "llama": ("SentencePiece", _of_scores),
+    "bert": ("WordPiece", lambda metadata: of_words(*wordpiece.from_gguf(metadata))),
+}
+"""What each `tokenizer.ggml.model` is, and how it is built."""
 
 
 def _unicode(text: str) -> str:

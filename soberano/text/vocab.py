@@ -6,7 +6,7 @@ warns about (ids out of range, lists of different lengths) is an error here that
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -72,6 +72,7 @@ class Vocab:
     stop: frozenset[int]  # ids that end a generation
     add_bos: bool | None  # what the file says, None if it does not
     add_eos: bool
+    greedy: frozenset[int] = frozenset()  # special tokens that take the white space after them along
 
 
 def read_vocab(metadata: Mapping[str, Any]) -> Vocab:
@@ -121,6 +122,27 @@ def read_vocab(metadata: Mapping[str, Any]) -> Vocab:
     )
 
 
+def of_tokens(tokens: list[str], kinds: Mapping[int, Kind]) -> Vocab:
+    """A vocabulary from its spellings and the kinds of those that are not normal.
+
+    Raises FileError where two are spelt alike.
+    """
+    ids = {token: i for i, token in enumerate(tokens)}
+    if len(ids) != len(tokens):
+        twice = next(token for i, token in enumerate(tokens) if ids[token] != i)
+        raise FileError(f"the vocabulary spells two tokens alike: {twice[:40]!r}; the file is damaged")
+    control, user = (
+        frozenset(i for i, found in kinds.items() if found == kind) for kind in (Kind.CONTROL, Kind.USER_DEFINED)
+    )
+    said = [int(kinds.get(i, Kind.NORMAL)) for i in range(len(tokens))]
+    return Vocab(tokens, said, ids, control, user, None, None, frozenset(), None, False)
+
+
+def framed(vocab: Vocab, begin: int | None, end: int | None) -> Vocab:
+    """The vocabulary of texts that stand between two tokens, neither of which ends a generation."""
+    return replace(vocab, bos=begin, eos=end, add_bos=begin is not None, add_eos=end is not None, stop=frozenset())
+
+
 def _ends(metadata: Mapping[str, Any], ids: dict[str, int]) -> tuple[set[int], set[int]]:
     """(ids that end a generation, ids that are control tokens because of their spelling)."""
     forced = {ids[text] for text in END_TEXTS if text in ids}
@@ -147,18 +169,23 @@ def strings(metadata: Mapping[str, Any], key: str) -> list[str]:
         raise FileError(f"the metadata key {key!r} is missing; without it text cannot be turned into tokens")
     if not isinstance(value, list) or set(map(type, value)) - {str}:
         raise FileError(f"the metadata key {key!r} is not a list of strings; the file is damaged")
-    longest = max(map(len, value), default=0)
+    return believed(value, key)
+
+
+def believed(texts: list[str], where: str) -> list[str]:
+    """The texts, if all can be tokens. Raises FileError where one is too long or no Unicode."""
+    longest = max(map(len, texts), default=0)
     if longest > LONGEST:
         raise FileError(
-            f"{key} holds a string of {longest} characters; more than {LONGEST} is not believed of any token"
+            f"{where} holds a string of {longest} characters; more than {LONGEST} is not believed of any token"
         )
     try:
-        "".join(value).encode()
+        "".join(texts).encode()
     except UnicodeEncodeError as why:
         raise FileError(
-            f"{key} holds {why.object[why.start]!r}, which is not Unicode text; the file is damaged"
+            f"{where} holds {why.object[why.start]!r}, which is not Unicode text; the file is damaged"
         ) from None
-    return value
+    return texts
 
 
 def token_id(metadata: Mapping[str, Any], name: str, size: int) -> int | None:

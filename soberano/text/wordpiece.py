@@ -16,7 +16,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from soberano.core.errors import FileError
-from soberano.text.vocab import Kind, Vocab, flag, read_vocab, token_id
+from soberano.text.vocab import Kind, Vocab, flag, framed, read_vocab, token_id
 
 CONTINUES = "##"
 _WORD = "\u2581"
@@ -83,24 +83,6 @@ def from_gguf(metadata: Mapping[str, Any]) -> tuple[Vocab, int, Rules]:
         for names, spelling in (("cls bos", "[CLS]"), ("seperator eos", "[SEP]"), ("unknown", "[UNK]"))
     )
     return framed(vocab, begin, end), unknown, rules
-
-
-def framed(vocab: Vocab, begin: int, end: int) -> Vocab:
-    """The vocabulary of an encoder: a text stands between two tokens, and none of them ends a generation."""
-    return replace(vocab, bos=begin, eos=end, add_bos=True, add_eos=True, stop=frozenset())
-
-
-def of_tokens(tokens: list[str], control: set[int], user: set[int]) -> Vocab:
-    """A vocabulary from its spellings. Raises FileError where two are alike."""
-    ids = {token: i for i, token in enumerate(tokens)}
-    if len(ids) != len(tokens):
-        twice = next(token for i, token in enumerate(tokens) if ids[token] != i)
-        raise FileError(f"the vocabulary spells two tokens alike: {twice[:40]!r}; the file is damaged")
-    kinds = [
-        int(Kind.CONTROL if i in control else Kind.USER_DEFINED if i in user else Kind.NORMAL)
-        for i in range(len(tokens))
-    ]
-    return Vocab(tokens, kinds, ids, frozenset(control), frozenset(user), None, None, frozenset(), None, False)
 
 
 def _respelt(token: str) -> str:

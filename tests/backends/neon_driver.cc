@@ -13,6 +13,11 @@
 #include <utility>
 #include <vector>
 
+// Some programs have only some of the kernels: what is weak and missing has no address.
+#pragma weak soberano_rms_norm
+#pragma weak soberano_attention
+#pragma weak soberano_write_kv
+
 extern "C" {
 const char* soberano_isa();
 void soberano_threads(int);
@@ -20,8 +25,8 @@ int soberano_pack_tiles(const uint8_t*, uint8_t*, int64_t, int64_t, int64_t);
 void soberano_linear(const float*, const uint8_t*, float*, int64_t, int64_t, int64_t, int64_t);
 void soberano_linear_transposed(const float*, const uint8_t*, float*, int64_t, int64_t, int64_t, int64_t);
 void soberano_rms_norm(const float*, const float*, float*, int64_t, int64_t, float);
-void soberano_attention(const float*, const uint16_t*, const uint16_t*, const int32_t*, const int32_t*, float*, int64_t,
-                        int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, float);
+void soberano_attention(const float*, const uint16_t*, const uint16_t*, const int32_t*, const int32_t*, const float*,
+                        float*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, float, float);
 void soberano_write_kv(uint16_t*, uint16_t*, const float*, const float*, const int32_t*, const int32_t*, int64_t,
                        int64_t, int64_t, int64_t, int64_t, int64_t);
 }

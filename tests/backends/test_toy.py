@@ -18,6 +18,7 @@ from soberano.core.errors import InputError
 from soberano.ops.norm import rms_norm
 from soberano.ops.rope import Rotation
 from soberano.ops.sample import Sampling
+from soberano.quant.tensor import Experts, Stack
 from soberano.quant.vectors import vectors
 from tests.backends import toy
 
@@ -37,9 +38,12 @@ def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
         np.array([1, 0.5], F32), np.array([0, 7], I32), np.array([0.9, 1], F32), np.array([0, 0.1], F32)
     )
     base = vectors(draw(3, 8), "dot")
+    many, few = np.zeros(3, I32), np.arange(3, dtype=I32)
+    wide, back = (Experts(Stack((draw(3, *shape),), many, few), 3, 0) for shape in ((6, 8), (8, 6)))
     pages, table, at = draw(1, 2, 1, 4, 4), np.array([[0], [1]], I32), np.array([[0, 1], [2, -1]], I32)
     return {
         "norm.rms_norm": ((x, w), {"eps": 1e-5}),
+        "norm.rms_norm_back": ((x, x, w), {"eps": 1e-5}),
         "norm.layer_norm": ((x, w, w), {"eps": 1e-5}),
         "norm.add_layer_norm": ((x, x, w, w), {"eps": 1e-5}),
         "rope.rotation": ((at, 4), {"base": 1e5, "factors": [1.0, 2.0]}),
@@ -48,7 +52,10 @@ def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
         "activation.silu": ((x,), {}),
         "activation.gelu": ((x,), {"form": "erf"}),
         "activation.swiglu": ((x, x), {}),
+        "activation.sigmoid": ((x,), {}),
+        "activation.clamped_swiglu": ((x, x), {}),
         "activation.geglu": ((x, x), {}),
+        "activation.soft_cap": ((x,), {"cap": 2.0}),
         "softmax.softmax": ((x,), {}),
         "softmax.log_softmax": ((x,), {"axis": 0}),
         "softmax.logsumexp": ((x,), {}),
@@ -63,6 +70,7 @@ def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
         "sample.kept": ((logits, sampling), {}),
         "sample.penalise": ((logits, *[np.ones((2, 300), I32)] * 2, w[:2], w[:2], w[:2], logits), {}),
         "loss.cross_entropy": ((x, np.array([1, -100], I32)), {}),
+        "loss.with_slope": ((draw(1), x, x), {}),
         "loss.kl_divergence": ((x, x[::-1].copy()), {}),
         "distance.dot": (pair, {}),
         "distance.cosine": (pair, {}),
@@ -70,11 +78,27 @@ def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
         "distance.hamming": ((bits, bits), {}),
         "knn.nearest": ((x, base, 2), {}),
         "knn.rescore": ((x, base, np.array([[0, 2], [1, 1]], I32)), {}),
-        "linear.linears": (((draw(5, 8), draw(3, 8)), x), {}),
+        "linear.products": (((draw(5, 8), draw(3, 8)), x), {}),
+        "linear.low_ranks": ((x, ((draw(2, 8), draw(5, 2)), (draw(3, 8), draw(4, 3)))), {"scales": (0.5, 2.0)}),
         "linear.embed": ((draw(5, 8), lanes % 5), {}),
         "linear_transposed.linears_transposed": (((draw(5, 8), draw(3, 8)), draw(2, 5), draw(2, 3)), {}),
         "feed_forward.feed_forward": ((draw(6, 8), draw(6, 8), draw(8, 6), x), {"activation": "gelu"}),
+        "experts.route": ((draw(2, 5),), {"count": 2, "normalise": True}),
+        "experts.experts": ((wide, wide, back, x, np.array([[2, 0], [1, 2]], I32), draw(2, 2)), {}),
         "self_attention.self_attention": ((draw(2, 3, 2, 4), *[draw(2, 3, 1, 4)] * 2, np.array([3, 1], I32)), {}),
+        "causal_attention.causal_attention": (
+            (draw(2, 3, 2, 4), *[draw(2, 3, 1, 4)] * 2, np.array([[0, 0, -1], [0, 1, 1]], I32)),
+            {"cap": 2.0},
+        ),
+        "causal_attention.causal_attention_back": (
+            (
+                *[draw(2, 3, 2, 4)] * 2,
+                draw(2, 3, 2, 4),
+                *[draw(2, 3, 1, 4)] * 2,
+                np.array([[0, 0, -1], [0, 1, 1]], I32),
+            ),
+            {"window": 2},
+        ),
         "pool.pool": ((draw(2, 3, 4), np.array([3, 1], I32)), {"how": "mean"}),
         "attention.write_kv": ((pages, pages, draw(2, 2, 1, 4), draw(2, 2, 1, 4), at, table, 0), {}),
         "attention.attend": (

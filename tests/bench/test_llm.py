@@ -13,6 +13,7 @@ from soberano.bench.rows import Row, row
 from soberano.bench.speed import Runs, Times
 from soberano.core.errors import InputError
 from tests.tiny import write_tiny_llama
+from tests.tiny_encoders import Tiny
 
 
 @pytest.fixture
@@ -30,6 +31,14 @@ def test_it_measures(tiny: Path) -> None:
     assert "prefill 20 " in text and "of the machine's limit" in text
     wanted = {"prefill_tps", "decode_tps", "load_s", "first_token_s", "peak_rss_bytes", "new_tokens", "rows"}
     assert wanted <= set(numbers) and numbers["rows"][0]["case"] == "tiny prefill 20"
+
+
+@pytest.mark.parametrize("form", ["folder", "file"])
+def test_an_encoder_is_refused_in_words_that_fit_it(form: str, tmp_path: Path) -> None:
+    tiny = Tiny("bert")
+    path = tiny.write_folder(tmp_path / "m") if form == "folder" else tiny.write_gguf(tmp_path / "m.gguf")
+    with pytest.raises(InputError, match="is an encoder: it turns texts into vectors and writes none; use `soberano"):
+        llm.run(Ask(path, backend="numpy"))
 
 
 def test_deep_in_a_context_and_on_busy_cores(tiny: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import soberano
-from soberano.bench.score import Distance, distance
+from soberano.bench.score import Distance, distance, nats
 from soberano.bench.verify import OpError, PathReport, Report, op_errors, report
 from soberano.core.errors import InputError
 from soberano.models.model import Model
@@ -110,3 +110,9 @@ def test_a_wrong_write_is_found(reference: Model, tiny: Path, monkeypatch: pytes
         monkeypatch.setattr(attention.write_kv, "meaning", shifted)
         wrong = [o.error for o in op_errors(reference, other, list(range(3, 23))) if o.name == "write_kv"]
     assert min(wrong) > 1e-3
+
+
+def test_nats_are_those_of_the_next_token() -> None:
+    logits = np.log(np.tile([0.5, 0.25, 0.25], (200, 1)).astype(np.float32))
+    found = nats(logits, [0, 1] * 100)
+    np.testing.assert_allclose(found, np.where(np.arange(199) % 2, np.log(2), np.log(4)), rtol=1e-6)

@@ -51,6 +51,13 @@ def test_a_conversation_too_long_says_so_and_goes_on(chat):
     assert roles(asked[1]) == ["user"] and asked[1][0]["content"] == "hi"
 
 
+def test_a_long_conversation_slides_if_it_is_told_to(chat):
+    answer, asked = chat("first " * 5, "second", "word " * 12, "last", more=("--long-chats", "slide", "--system", "s"))
+    assert answer.status == 0 and "of the oldest messages no longer fit and were left out" in answer.err
+    assert roles(asked[-1])[0] == "system" and asked[-1][1]["role"] == "user"
+    assert asked[-1][-1]["content"] == "last" and len(asked[-1]) < 8
+
+
 def test_interrupting_stops_the_answer_not_the_chat(chat, monkeypatch):
     from soberano.models.generate import Generation
 

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from soberano.cli import doctor
+from tests.tiny_encoders import RANKERS, Tiny
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +74,9 @@ def test_a_bug_in_a_check_is_a_finding(monkeypatch):
 def test_a_model_is_run_for_a_moment(soberano, cache, tiny):
     found = findings(soberano("doctor", tiny, "--backend", "numpy", "--json"))
     assert "16 tokens" in found["model"]["value"]
+
+
+def test_a_cross_encoder_is_run_too(soberano, cache, tmp_path):
+    path = Tiny("bert", RANKERS).write_gguf(tmp_path / "m.gguf")
+    answer = soberano("doctor", path, "--backend", "numpy")
+    assert "of a pair of texts]" in answer.out and "Tiny bert on numpy" in answer.out

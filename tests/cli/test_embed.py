@@ -54,7 +54,7 @@ def test_texts_that_are_cut_are_counted(embed):
 def test_the_name_of_a_file_is_no_text(embed, tmp_path):
     (tmp_path / "texts.jsonl").write_text('"a"\n')
     answer = embed(tmp_path / "texts.jsonl")
-    assert answer.status == 2 and "is the name of a file; to embed what is in it: --file" in answer.err
+    assert answer.status == 2 and "is the name of a file; to read what is in it: --file" in answer.err
 
 
 def test_files(embed, wanted, tmp_path):

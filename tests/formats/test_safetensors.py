@@ -75,7 +75,6 @@ def test_parts_are_one(tmp_path: Path) -> None:
             (16, (16, 10)),
             (32, (8, 10)),
         ]
-        file.release("a")
         assert file.raw("a").tobytes() == parts[0]["a"].tobytes()
         with pytest.raises(FileError, match="has no tensor 'c'"):
             file.raw("c")

@@ -33,7 +33,7 @@ class Oracle:
 
     def encode(self, text: str, special: bool) -> list[int]:
         data = text.encode()
-        room = (llama_cpp.llama_token * (len(data) + 8))()
+        room = (llama_cpp.llama_token * (3 * len(data) + 8))()  # a space has three bytes there
         count = llama_cpp.llama_tokenize(self.vocab, data, len(data), room, len(room), False, special)
         return list(room[:count])
 

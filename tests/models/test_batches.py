@@ -1,9 +1,11 @@
 """Every text goes through once, among its like, in few shapes."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soberano.models.batches import LENGTHS, MOST_TOKENS, ROWS, batches
+from soberano.core.errors import CapacityError
+from soberano.models.batches import LENGTHS, MOST_TOKENS, ROWS, batches, check_memory
 
 TEXTS = st.lists(st.integers(1, 600).map(lambda n: list(range(1, n + 1))), max_size=40)
 
@@ -29,3 +31,13 @@ def test_the_longest_come_first() -> None:
     assert [batch.texts for batch in batches(texts, 32, pads=True)] == [[1, 3], [2, 4, 0]]
     assert [batch.texts for batch in batches(texts, 2, pads=True)] == [[1, 3], [2, 4], [0]]
     assert list(batches([], 32, pads=True)) == []
+
+
+@pytest.mark.parametrize(("context", "tokens"), [(256, 32 * 256), (512, MOST_TOKENS), (32768, 32768)])
+def test_weights_and_a_batch_that_memory_cannot_hold(context: int, tokens: int) -> None:
+    need = 10**9 + 4 * tokens * (5 * 384 + 2 * 1536)
+    check_memory(10**9, context, 384, 1536, need)
+    with pytest.raises(
+        CapacityError, match=rf"the weights take 1.00 GB and texts of up to {context} tokens .* are free"
+    ):
+        check_memory(10**9, context, 384, 1536, need - 1)

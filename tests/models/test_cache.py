@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from soberano.backends.base import Home
 from soberano.core.errors import CapacityError, InputError
-from soberano.models.cache import PAGE, Pages, Room, cache_dtype
+from soberano.models.cache import PAGE, Cache, Pages, Room, cache_dtype
+from soberano.ops.attention import attention, write_kv
+from soberano.ops.rope import rope, rotation
+from tests.tolerance import assert_close
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 400)), max_size=200))
@@ -87,3 +90,17 @@ def test_a_failed_allocation_says_the_numbers(error: Exception, raised: type[Exc
 
     with pytest.raises(raised, match=says):
         Room(1, 2, 16, np.float32, 64, 1).make(SimpleNamespace(zeros=zeros))  # type: ignore[arg-type]
+
+
+def test_a_block_says_what_its_tokens_may_see(home: Home, rng: np.random.Generator) -> None:
+    room = Room(layers=2, kv_heads=2, width=32, dtype=np.float16, context=4 * PAGE, sequences=1)
+    at, table = np.arange(100, 103, dtype=np.int32)[None], np.arange(4, dtype=np.int32)[None]
+    where = [home.asarray(a) for a in (at, table)]
+    turn = rotation(where[0], 32)
+    q, k, v = (home.asarray(rng.normal(size=(1, 3, heads, 32)).astype(np.float32)) for heads in (4, 2, 2))
+    said = {"scale": 0.3, "window": 2, "cap": 1.5, "sinks": home.asarray(rng.normal(size=4).astype(np.float32))}
+    out, cache = Cache(*room.make(home), *where, layer=1).attend(q, k, v, turn, pairing="halves", **said)
+    written = write_kv(*room.make(home), rope(k, turn, pairing="halves"), v, *where, 1)
+    wanted = attention(rope(q, turn, pairing="halves"), *written, *where, 1, **said)
+    assert_close(home.to_numpy(out), home.to_numpy(wanted), summed=32, what="Cache.attend")
+    assert cache.layer == 1 and home.to_numpy(cache.k).any()

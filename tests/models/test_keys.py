@@ -39,7 +39,7 @@ def test_a_factor_is_linear_unless_the_type_says_otherwise(tmp_path: Path):
         ("attention__clamp_kqv", 0.1),
         ("attention__scale", 0.5),
         ("attention__sliding_window", 16),
-        ("expert_count", 8),
+        ("expert_shared_count", 1),
         ("expert_used_count", [0, 2]),
         ("use_parallel_residual", True),
         ("attn_logit_softcapping", float("nan")),

@@ -1,5 +1,6 @@
 """The conformance list of a decoder, on a tiny random model: every backend, every path, one answer."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -284,7 +285,7 @@ def test_half_a_model_is_refused_by_name(tiny: Path, tmp_path: Path) -> None:
         (lambda m, t: m.pop("llama.block_count"), FileError, "llama.block_count"),
         (lambda m, t: m.update({"general.architecture": "nonesuch"}), UnsupportedModel, "'nonesuch'"),
         (lambda m, t: m.update({"llama.embedding_length": 128}), FileError, r"but the metadata says"),
-        (lambda m, t: m.update({"llama.rope.scaling.type": "yarn"}), UnsupportedModel, "'yarn'"),
+        (lambda m, t: m.update({"llama.rope.scaling.type": "su"}), UnsupportedModel, "'su'"),
         (lambda m, t: m.update({"general.architecture": "model"}), UnsupportedModel, "known: .*llama"),
         (
             lambda m, t: m.update({"split.count": 3}),
@@ -460,6 +461,21 @@ def test_weights_and_cache_that_memory_cannot_hold_together(tiny: Path, monkeypa
     monkeypatch.setattr("soberano.models.model.load_weights", lambda *_: 1 / 0)  # not reached
     with pytest.raises(CapacityError, match=r"the weights take .* and a cache .* takes .*, and .* of memory are free"):
         soberano.load(tiny, backend="numpy")
+
+
+def test_the_memory_is_told_before_it_is_taken(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("soberano.models.model.load_weights", lambda *_: 1 / 0)
+    caplog.set_level("INFO", "soberano.models")
+    with pytest.raises(ZeroDivisionError):
+        soberano.load(tiny, backend="numpy", sequences=2)
+    (line,) = caplog.messages
+    assert re.fullmatch(
+        r"memory: weights 542 kB, cache 393 kB \(256 tokens of 2 conversations\), together 936 kB of the "
+        r"[\d.]+ GB that are free",
+        line,
+    ), line
 
 
 def test_a_prompt_too_long_hears_of_a_larger_context(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Attention and the cache write, against a loop over tokens in float64."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -51,19 +52,32 @@ def cache_of(home: Home, name: str, k: np.ndarray, v: np.ndarray) -> tuple[Array
 
 
 def expected_attention(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, positions: np.ndarray, table: np.ndarray, layer: int
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    positions: np.ndarray,
+    table: np.ndarray,
+    layer: int,
+    window: int = 0,
+    cap: float = math.inf,
+    sinks: np.ndarray | None = None,
 ) -> np.ndarray:
     """One query at a time."""
     q, k, v = (a.astype(np.float64) for a in (q, k, v))
-    out, group = np.zeros(q.shape), q.shape[2] // KV_HEADS
+    (kv_heads, width, size), out = k.shape[2:], np.zeros(q.shape)
     for b, t, h in np.ndindex(q.shape[:3]):
-        places = [(table[b, s // PAGE], s % PAGE) for s in range(positions[b, t] + 1)]
+        first, shared = max(0, positions[b, t] + 1 - window) if window > 0 else 0, h * kv_heads // q.shape[2]
+        places = [(table[b, s // size], s % size) for s in range(first, positions[b, t] + 1)]
         if not places:
             continue
-        scores = np.array([q[b, t, h] @ k[layer, page, h // group, :, at] for page, at in places]) / np.sqrt(q.shape[3])
-        weights = np.exp(scores - scores.max())
-        values = np.array([v[layer, page, h // group, at] for page, at in places])
-        out[b, t, h] = weights / weights.sum() @ values
+        scores = np.array([q[b, t, h] @ k[layer, page, shared, :, at] for page, at in places]) / np.sqrt(width)
+        if cap < math.inf:
+            scores = cap * np.tanh(scores / cap)
+        sink = -np.inf if sinks is None else float(sinks[h])
+        peak = max(scores.max(), sink)
+        weights = np.exp(scores - peak)
+        values = np.array([v[layer, page, shared, at] for page, at in places])
+        out[b, t, h] = weights / (weights.sum() + np.exp(sink - peak)) @ values
     return out
 
 

@@ -1,9 +1,6 @@
 """nearest and rescore: every kind and metric against a float64 sort, and the kernels' promise of equal bits."""
 
 import functools
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -179,47 +176,6 @@ def test_equal_rows_score_equally_wherever_they_lie(rng: np.random.Generator, ki
     scores, ids = knn_native.nearest(rng.normal(size=(19, 77)), vectors(base, "dot").packed(kind), 403)
     assert (scores == scores[:, :1]).all()
     assert (ids == np.arange(403)).all()
-
-
-PATHS = (("auto", "2"), ("auto", "1"), ("auto", "5"), ("avx512", "2"), ("avx2", "2"), ("portable", "2"))
-BITS = """
-import zlib
-import numpy as np
-from soberano.backends import native
-from soberano.ops import knn_native
-from soberano.quant.vectors import vectors
-rng, seen = np.random.default_rng(1), 0
-exact = vectors(rng.normal(size=(9001, 100)), "l2")
-queries = rng.normal(size=(21, 100)).astype(np.float32)
-for kind in ("float32", "int8", "bit"):
-    for part in knn_native.nearest(queries, exact.packed(kind), 30, upper=True):
-        seen = zlib.crc32(part.tobytes(), seen)
-bfloat16 = [zlib.crc32(part.tobytes()) for part in knn_native.nearest(queries, exact.packed("bfloat16"), 30)]
-print(native.isa(), seen, *bfloat16)
-"""
-
-
-@needs_native
-def test_every_instruction_set_and_thread_count_gives_the_same_bits() -> None:
-    """Of bfloat16, every thread count: the matrix unit adds in an order of its own."""
-    answers, bfloat16 = {}, {}
-    for isa, threads in (
-        ("auto", "2"),
-        ("auto", "1"),
-        ("auto", "5"),
-        ("avx512", "2"),
-        ("avx2", "2"),
-        ("portable", "2"),
-    ):
-        env = os.environ | {"SOBERANO_ISA": isa, "SOBERANO_THREADS": threads, "SOBERANO_NATIVE": "require"}
-        done = subprocess.run([sys.executable, "-c", BITS], env=env, capture_output=True, text=True, timeout=300)
-        if isa != "auto" and "needs" in done.stderr:
-            continue  # this processor lacks it
-        assert done.returncode == 0, done.stderr
-        compiled, answers[isa, threads], *short = done.stdout.split()
-        bfloat16[isa, threads] = (compiled == "amx", *short)
-    assert len(set(answers.values())) == 1, answers
-    assert len(set(bfloat16.values())) <= 2, bfloat16
 
 
 def test_every_vector_may_be_asked_for_and_a_single_one_found(scan: Scan) -> None:

@@ -12,7 +12,7 @@ from soberano.backends import native
 from soberano.backends.base import Home
 from soberano.backends.homes import home as home_named
 from soberano.core.errors import ShapeError
-from soberano.ops.norm import add_layer_norm, layer_norm, rms_norm
+from soberano.ops.norm import add_layer_norm, layer_norm, rms_norm, rms_norm_back
 from tests.cases import MODELS, Shape
 from tests.tolerance import assert_close, assert_gradient
 
@@ -75,12 +75,25 @@ def test_a_row_has_the_same_bits_in_every_batch(rng: np.random.Generator) -> Non
     norms = (
         lambda x: rms_norm(x, weight, eps=1e-6),
         lambda x: layer_norm(x, weight, bias, eps=1e-6),
+        lambda x: layer_norm(x, weight, None, eps=1e-6, impl="kernel"),
         lambda x: add_layer_norm(x, 2 * x, weight, bias, eps=1e-6),
     )
     for norm in norms:
         together = home.to_numpy(norm(x))
         for rows in (slice(0, 1), slice(33, 35), slice(60, 100)):
             np.testing.assert_array_equal(home.to_numpy(norm(x[rows])), together[rows])
+
+
+@pytest.mark.parametrize("impl", ["meaning", "auto"])
+@pytest.mark.parametrize("width", [37, 576])
+def test_the_way_back(home: Home, rng: np.random.Generator, width: int, impl: str) -> None:
+    grad, x, weight = rng.normal(size=(5, width)), rng.normal(size=(5, width)), rng.normal(size=width)
+    size = np.sqrt((x * x).mean(-1, keepdims=True) + 1e-3)
+    g = grad * weight
+    expected = g / size - x * (g * x).mean(-1, keepdims=True) / size**3
+    arrays = (home.asarray(a.astype(np.float32)) for a in (grad, x, weight))
+    found = home.to_numpy(rms_norm_back(*arrays, eps=1e-3, impl=impl))
+    assert_close(found, expected, summed=width, size=4, what="gradient of a norm")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -17,9 +17,9 @@ class FakeTokenizer:
     """A token a byte."""
 
     size = 256
+    longest = 1
     bos = eos = None
     stop_ids: frozenset[int] = frozenset()
-    vocab = SimpleNamespace(tokens=[chr(i) for i in range(128)])
 
     def encode(self, text: str, **_: object) -> list[int]:
         return list(text.encode())
@@ -95,7 +95,7 @@ class FakeModel:
         hold: int = 1,
     ) -> None:
         self.name, self.tokenizer, self.chat, self.context = "fake", FakeTokenizer(), object(), context
-        self.plan = SimpleNamespace(backend="numpy", isa="none")
+        self.plan, self.config = SimpleNamespace(backend="numpy", isa="none"), SimpleNamespace(context=2 * context)
         self.programs = SimpleNamespace(pads=False)
         self.text, self.delay, self.pages, self.break_at = text, delay, pages, break_at
         self.hold = hold  # so many words, a token each, come out as one piece

@@ -7,7 +7,6 @@ import json
 import re
 import socket
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -168,7 +167,7 @@ async def test_a_long_text_costs_no_tokenizing(monkeypatch: pytest.MonkeyPatch):
         reply = await client.post("/v1/completions", data=body, headers={"Content-Type": "application/json"})
         assert (reply.status, (await reply.json())["error"]["code"]) == (400, "context_length_exceeded")
         assert asked == []
-    monkeypatch.setattr(FakeTokenizer, "vocab", SimpleNamespace(tokens=["longer"]))
+    monkeypatch.setattr(FakeTokenizer, "longest", 6)
     async with serving(FakeModel()) as client:
         reply = await client.post("/v1/completions", json={"prompt": ["x" * 600] * 16})
         assert (await reply.json())["error"]["code"] == "context_length_exceeded"

@@ -132,9 +132,9 @@ class Fragile:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.programs, name)
 
-    def chunk(self, tokens: int) -> Any:
+    def prompt(self, *args: Any) -> Any:
         self.fails, self.armed = self.armed, False
-        return self.programs.chunk(tokens)
+        return self.programs.prompt(*args)
 
     def decode(self, *args: Any, **more: Any) -> Any:
         while self.alone():

@@ -336,3 +336,42 @@ async def test_a_body_that_is_compressed_is_refused():
             "/v1/completions", data=gzip.compress(json.dumps({"prompt": "x"}).encode()), headers=headers
         )
         assert reply.status in (400, 415)
+
+
+LONG_CHAT = {
+    "messages": [
+        {"role": "system", "content": "s" * 10},
+        *({"role": role, "content": "x" * 90} for _ in range(3) for role in ("user", "assistant")),
+        {"role": "user", "content": "newest"},
+    ],
+    "max_tokens": 2,
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_long_conversation_slides_where_the_server_was_told_to(stream: bool):
+    model = FakeModel()
+    async with serving(model, long_chats="slide") as client:
+        reply = await client.post("/v1/chat/completions", json={**LONG_CHAT, "stream": stream})
+        assert (reply.status, reply.headers["x-dropped-messages"]) == (200, "2")
+        await reply.read()
+        prompt = bytes(model.prompts[0]).decode()
+        assert prompt.startswith("system: ssssssssss\nuser: x") and prompt.endswith("user: newest\n")
+        assert prompt.count("xuser: ") == 0 and prompt.count("\nuser: x") == 2
+        short = await client.post("/v1/chat/completions", json=HELLO)
+        assert short.status == 200 and "x-dropped-messages" not in short.headers
+
+
+async def test_a_long_conversation_is_refused_with_the_numbers():
+    one = {"role": "user", "content": "x" * 600}
+    refused = (
+        ("refuse", LONG_CHAT, "but the context holds 512"),
+        ("slide", {"messages": [one]}, "the conversation, which is one turn, is 607 tokens, but the context holds 512"),
+        ("slide", {"messages": [*LONG_CHAT["messages"], one]}, "what is left of the conversation is 626 tokens"),
+        ("slide", {"messages": [{"role": "user", "content": ""}] * 9000}, "send the newest 8192"),
+    )
+    for policy, body, named in refused:
+        async with serving(FakeModel(), long_chats=policy) as client:
+            reply = await client.post("/v1/chat/completions", json=body)
+            error = (await reply.json())["error"]
+            assert reply.status == 400 and named in error["message"]

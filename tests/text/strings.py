@@ -1,7 +1,9 @@
 # ruff: noqa: RUF001  the texts are full of look-alikes on purpose
 """Texts on which tokenizers differ, and a vocabulary that shows every cut between words."""
 
+import zlib
 from itertools import product
+from typing import Any
 
 from tests.tiny import byte_spelling
 
@@ -224,3 +226,40 @@ def pair_metadata(pre: str) -> dict[str, object]:
         "tokenizer.ggml.eos_token_id": 0,
         "tokenizer.ggml.add_bos_token": False,
     }
+
+
+SCORED: dict[str, dict[str, Any]] = {
+    "spaced": {},
+    "bare": {"add_space_prefix": False, "remove_extra_whitespaces": True},
+    "phi-3": {"name": "My Phi-3 mini"},
+}
+"""What is changed of scored_metadata where llama.cpp made ids."""
+
+
+def scored_metadata(name: str = "scored", **changes: Any) -> dict[str, Any]:
+    """A SentencePiece vocabulary of letters, pairs, threes and words in which many merges tie, as whole metadata.
+
+    Some letters are missing, so that they are spelt in bytes. Scores are few, so that places decide, and have nothing
+    to do with lengths, so that what is merged first is not always what is longest.
+    """
+    texts = [text.replace(" ", "\u2581") for text in CUTS]
+    parts = {text[i : i + size] for text in texts for size in (1, 2, 3) for i in range(len(text) - size + 1)}
+    parts |= {word for text in texts for word in text.replace("\u2581", " \u2581").split(" ")[:2]}
+    mixed = {part: zlib.crc32(part.encode()) for part in sorted(parts - {""})}
+    normal = [part for part, number in mixed.items() if part.isascii() or number % 4]
+    rows = [
+        ("<unk>", 2, 0),
+        *(("<s>", 3, 0), ("</s>", 3, 0), ("<|endoftext|>", 3, 0), ("<|im_end|>", 3, 0), ("<im", 3, 0)),
+        *((f"<0x{byte:02X}>", 6, 0) for byte in range(256)),
+        *(("<tool>", 4, -1000), ("  ", 4, -1000), ("\n\n\n", 4, -1000), ("[gone]", 5, -1000)),
+        *((part, 1, -(mixed[part] % 37)) for part in normal if part != "\n\n\n"),
+    ]
+    metadata: dict[str, Any] = {
+        "model": "llama",
+        "tokens": [spelling for spelling, _, _ in rows],
+        "token_type": [kind for _, kind, _ in rows],
+        "scores": [float(score) for _, _, score in rows],
+        **changes,
+    }
+    named = {f"tokenizer.ggml.{key}": value for key, value in metadata.items() if value is not None}
+    return {"general.name": name, **named}

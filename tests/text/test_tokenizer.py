@@ -238,7 +238,7 @@ def test_wrong_metadata_is_named(case: str):
         from_metadata(tiny_metadata(**changes))
 
 
-@pytest.mark.parametrize("model", ["llama", "t5", "rwkv", "gemma4", "nonsense"])
+@pytest.mark.parametrize("model", ["t5", "rwkv", "gemma4", "nonsense"])
 def test_other_tokenizers_are_named(model: str):
     with pytest.raises(UnsupportedModel, match=f"'{model}'.*'gpt2'"):
         from_metadata(tiny_metadata(model=model))

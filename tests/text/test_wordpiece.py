@@ -133,7 +133,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "an id twice": (changed("model", vocab=VOCAB | {"new": 7}), "the id 7"),
     "an id that is true": (changed("model", vocab=VOCAB | {"new": True}), "the id True"),
     "a huge token": (changed("model", vocab=VOCAB | {"x" * 100_000: len(VOCAB)}), "100000 characters"),
-    "unknown is unknown": (changed("model", unk_token="<unk>"), "unk_token is '<unk>'"),
+    "unknown is unknown": (changed("model", unk_token="<unk>"), "no token '<unk>'"),
     "a huge word": (changed("model", max_input_chars_per_word=1 << 40), "max_input_chars_per_word"),
     "two ids": (
         wordpiece_json(TOKENS, added_tokens=[{"content": "the", "id": 1, "special": True}]),
@@ -148,7 +148,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "lowercase no bool": (changed("normalizer", lowercase="yes"), "lowercase is 'yes'"),
 }
 OTHER: dict[str, tuple[dict[str, Any], str]] = {
-    "another model": (changed("model", type="Unigram"), "model is 'Unigram'; only WordPiece"),
+    "another model": (changed("model", type="Trie"), "model is 'Trie'; only WordPiece"),
     "another normalizer": (changed("normalizer", type="NFC"), "normalizer is 'NFC'"),
     "another splitter": (wordpiece_json(TOKENS, pre_tokenizer={"type": "Whitespace"}), "pre_tokenizer is 'Whitespace'"),
     "another prefix": (changed("model", continuing_subword_prefix="@@"), "'@@'"),

@@ -28,6 +28,39 @@ def with_tokens(*rows: tuple[str, int], **changes: Any) -> Tokenizer:
     return from_metadata(metadata)
 
 
+def added(text: str, token: int, *, special: bool = False, **changes: bool) -> dict[str, Any]:
+    """An added token of a tokenizer.json."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": token, "content": text, "special": special, **flags, **changes}
+
+
+def bytes_json(*more: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """The tokenizer.json of the tiny model's byte-level BPE, with more added tokens and with parts changed."""
+    metadata = tiny_metadata()
+    tokens = metadata["tokenizer.ggml.tokens"]
+    special = [added(text, i, special=True) for i, text in enumerate(tokens[:3])]
+    return {
+        "version": "1.0",
+        "added_tokens": [*special, *more],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "post_processor": None,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {token: i for i, token in enumerate(tokens)},
+            "merges": metadata["tokenizer.ggml.merges"],
+        },
+        **changes,
+    }
+
+
 def wordpieces() -> list[str]:
     """A WordPiece vocabulary that spells Latin and Cyrillic letter by letter, with a few words and endings."""
     latin, cyrillic = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLM0123456789", [chr(c) for c in range(0x430, 0x450)]
@@ -66,7 +99,13 @@ def wordpiece_json(tokens: list[str], **changes: Any) -> dict[str, Any]:
     frame = {
         "type": "TemplateProcessing",
         "single": [{"SpecialToken": begin}, {"Sequence": text}, {"SpecialToken": end}],
-        "pair": [{"SpecialToken": begin}, {"Sequence": text}, {"Sequence": text | {"id": "B"}}],
+        "pair": [
+            {"SpecialToken": begin},
+            {"Sequence": text},
+            {"SpecialToken": end},
+            {"Sequence": {"id": "B", "type_id": 1}},
+            {"SpecialToken": end | {"type_id": 1}},
+        ],
         "special_tokens": {
             token: {"id": token, "ids": [tokens.index(token)], "tokens": [token]}
             for token in ("[CLS]", "[SEP]")

@@ -6,7 +6,7 @@ import { store } from "./store.js";
 
 const $ = (id) => document.getElementById(id);
 const NUMBERS = ["temperature", "top_p", "top_k", "min_p", "max_tokens", "seed"];
-const messages = store.messages(); // {role, content, count?, cut?}
+const messages = store.messages(); // {role, content, count?, cut?, short?}
 let answering = null; // the AbortController of the answer that is being made
 let editing = false;
 
@@ -19,6 +19,7 @@ function count(message) {
   if (rate) words.push(`${rate < 10 ? rate.toFixed(1) : Math.round(rate)} tokens/s`);
   if (seconds !== undefined) words.push(`first after ${seconds.toFixed(2)} s`);
   if (message.cut) words.push(message.cut);
+  if (message.short) words.push(message.short);
   return words.join(" · ");
 }
 
@@ -123,7 +124,8 @@ async function answer() {
     if (told.finish === "length") message.cut = "cut at the longest length";
     const rate = told.timings?.decode_tps ?? measured();
     message.count = { tokens: told.usage?.completion_tokens ?? tokens, rate, seconds: ((first || performance.now()) - started) / 1000 };
-    say(`Answer complete, ${message.count.tokens} tokens.`);
+    if (told.dropped) message.short = `the ${told.dropped} oldest messages no longer fit and were left out`;
+    say(`Answer complete, ${message.count.tokens} tokens.${message.short ? ` Note: ${message.short}.` : ""}`);
   } catch (error) {
     if (error.name === "AbortError") {
       message.cut = "stopped";

@@ -34,7 +34,7 @@ export async function card(key) {
   return response.ok ? (await response.json()).data[0] : undefined;
 }
 
-/** Ask for an answer; calls onText(text, tokens so far) for every piece, returns {finish, usage, timings}. Abort with the signal. */
+/** Ask for an answer; calls onText(text, tokens so far) for every piece, returns {finish, usage, timings, dropped}. Abort with the signal. */
 export async function chat(request, { key, signal, onText }) {
   const response = await fetch("/v1/chat/completions", {
     method: "POST",
@@ -43,7 +43,7 @@ export async function chat(request, { key, signal, onText }) {
     signal,
   });
   if (!response.ok) await refuse(response);
-  const told = { finish: null, usage: null, timings: null };
+  const told = { finish: null, usage: null, timings: null, dropped: Number(response.headers.get("x-dropped-messages")) };
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return told;
     const chunk = JSON.parse(data);

@@ -1,0 +1,77 @@
+"""`soberano train lora MODEL DATA --out ADAPTER`: fine-tune a model as it is served."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from soberano.cli._numbers import positive
+
+HELP = "fine-tune: train a LoRA adapter beside the packed weights of a model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    lora = kinds.add_parser("lora", help="an adapter: two small matrices beside each product of the model")
+    lora.add_argument("model", metavar="MODEL", help="a .gguf file, or the name of a pulled model")
+    lora.add_argument("data", metavar="DATA", type=Path, help=".jsonl, .json, .parquet, or a folder of them")
+    lora.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="where it goes, and goes on from")
+    lora.add_argument("--backend", metavar="NAME", help="auto, cpu, cuda, xla, numpy or an installed one")
+    lora.add_argument("--rank", type=positive, default=16, metavar="R", help="the inner width (default: 16)")
+    lora.add_argument("--alpha", type=float, default=32.0, metavar="A", help="the scale is A / R (default: 32)")
+    lora.add_argument("--rslora", action="store_true", help="the scale is A / root of R")
+    lora.add_argument("--rate", type=float, default=2e-4, metavar="X", help="the learning rate (default: 0.0002)")
+    lora.add_argument(
+        "--schedule", choices=("cosine", "linear", "constant"), default="cosine", help="of the rate (default: cosine)"
+    )
+    lora.add_argument("--warmup", type=float, default=0.05, metavar="X", help="share of steps (default: 0.05)")
+    lora.add_argument("--decay", type=float, default=0.0, metavar="X", help="weight decay (default: 0)")
+    lora.add_argument("--lora-plus", type=float, default=1.0, metavar="X", help="B learns X times as fast (LoRA+)")
+    lora.add_argument("--epochs", type=positive, default=3, metavar="N", help="default: 3")
+    lora.add_argument("--context", type=positive, default=512, metavar="N", help="tokens of a row (default: 512)")
+    lora.add_argument("--rows", type=positive, default=1, metavar="N", help="rows computed at once (default: 1)")
+    lora.add_argument("--accumulate", type=positive, default=4, metavar="N", help="batches of a step (default: 4)")
+    lora.add_argument("--held-out", type=float, default=0.05, metavar="X", help="share to evaluate on (default: 0.05)")
+    lora.add_argument(
+        "--patience", type=int, default=0, metavar="N", help="stop after N evaluations that are no better"
+    )
+    lora.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    lora.add_argument("--cut", action="store_true", help="cut what is longer than a row, rather than refuse it")
+    lora.add_argument("--exact", action="store_true", help="float32 even where bfloat16 would be faster")
+    lora.add_argument("--json", action="store_true", help="print the card as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from soberano.cli._terminal import progress
+    from soberano.models.load import load_decoder
+    from soberano.registry.store import resolve
+    from soberano.train.adapters import Shape
+    from soberano.train.lora import train_lora
+    from soberano.train.optimizer import Rates
+    from soberano.train.run import Settings
+
+    settings = Settings(
+        shape=Shape(rank=args.rank, alpha=args.alpha, root=args.rslora),
+        rates=Rates(args.rate, args.warmup, args.schedule, args.decay, b_times=args.lora_plus),
+        epochs=args.epochs,
+        length=args.context,
+        rows=args.rows,
+        accumulate=args.accumulate,
+        seed=args.seed,
+        exact=args.exact,
+        patience=args.patience,
+    )
+    with (
+        progress() as show,
+        load_decoder(resolve(args.model), backend=args.backend, context=64, progress=show) as model,
+    ):
+        card = train_lora(model, args.data, args.out, settings, held_out=args.held_out, cut=args.cut, progress=show)
+    if args.json:
+        print(json.dumps(card))
+        return 0
+    loss = card["held_out_loss"]
+    print(f"{card['steps']} steps; {args.out / 'adapter.gguf'} and a PEFT adapter beside it", file=sys.stderr)
+    if loss["after"] is not None:
+        print(f"loss on what was held out: {loss['before']:.3f} before, {loss['after']:.3f} after", file=sys.stderr)
+    print(f"Try it: soberano chat {args.model} --adapter {args.out / 'adapter.gguf'}", file=sys.stderr)
+    return 0

@@ -1,0 +1,56 @@
+"""Gradient rules of soberano/ops/activation.py."""
+
+import math
+from typing import Any
+
+from soberano.backends.homes import namespace
+from soberano.core.types import Array
+from soberano.ops import activation as ops
+from soberano.ops.activation import Form
+
+
+def silu(grad: Array, result: Array, x: Array) -> tuple[Any, ...]:
+    """d silu = s + silu * (1 - s) for s = sigmoid(x)."""
+    return (grad * _silu_slope(x, result),)
+
+
+def swiglu(grad: Array, result: Array, gate: Array, up: Array) -> tuple[Any, ...]:
+    """The product rule."""
+    value = ops.silu(gate)
+    return grad * up * _silu_slope(gate, value), grad * value
+
+
+def gelu(grad: Array, result: Array, x: Array, bias: Array | None = None, *, form: Form = "tanh") -> tuple[Any, ...]:
+    """Of the bias, the sum over rows."""
+    slope = grad * _gelu_slope(x if bias is None else x + bias, form)
+    return slope, None if bias is None else namespace(x).sum(slope.reshape(-1, x.shape[-1]), axis=0)
+
+
+def geglu(grad: Array, result: Array, gate: Array, up: Array, *, form: Form = "tanh") -> tuple[Any, ...]:
+    """The product rule."""
+    return grad * up * _gelu_slope(gate, form), grad * ops.gelu(gate, form=form)
+
+
+def soft_cap(grad: Array, result: Array, x: Array, *, cap: float) -> tuple[Any, ...]:
+    """d tanh = 1 - tanh^2."""
+    return (grad if cap == 0 else grad * (1 - (result / cap) ** 2),)
+
+
+def _silu_slope(x: Array, value: Array) -> Array:
+    xp = namespace(x)
+    small = xp.exp(-abs(x))  # never overflows
+    s = xp.where(x >= 0, 1.0, small) / (1 + small)
+    return s + value * (1 - s)
+
+
+def _gelu_slope(x: Array, form: Form) -> Array:
+    """P(z < x) + x * its slope, or the slope of its tanh form."""
+    xp = namespace(x)
+    if form == "tanh":
+        c, cubic = math.sqrt(2 / math.pi), 0.044715
+        t = xp.tanh(c * (x + cubic * x**3))
+        return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + 3 * cubic * x * x)
+    density = xp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+    near = 0.5 + x / math.sqrt(2 * math.pi)  # of x near 0, where gelu(x) / x is 0 / 0
+    below = xp.where(abs(x) > 1e-3, ops.gelu(x, form="erf") / xp.where(x == 0, 1.0, x), near)
+    return below + x * density

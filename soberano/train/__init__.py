@@ -1,0 +1,1 @@
+"""Training: LoRA adapters on frozen weights, packed as they are served."""

@@ -1,0 +1,186 @@
+"""A training run: epochs of packed rows, steps of the optimizer, evaluations, checkpoints; it goes on where it stopped.
+
+The run depends on its settings, its data and its model alone: a run that was killed and goes on makes the very adapter
+that an undisturbed one would have made.
+"""
+
+import functools
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from soberano.backends.tree import map_arrays
+from soberano.core.errors import InputError
+from soberano.core.progress import Progress, silent
+from soberano.models.adapter import Pair
+from soberano.models.model import Model
+from soberano.train import checkpoint
+from soberano.train.adapters import Shape, fresh
+from soberano.train.encode import Encoded
+from soberano.train.optimizer import Rates, optimizer
+from soberano.train.packing import batch_of, order, pack
+from soberano.train.step import Batch, loss_and_grad, loss_only
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is made of, beside its model and its data."""
+
+    shape: Shape = field(default_factory=Shape)
+    rates: Rates = field(default_factory=Rates)
+    epochs: int = 3
+    length: int = 512  # tokens of a row
+    rows: int = 1  # of a batch: what is computed at once
+    accumulate: int = 4  # batches of a step
+    seed: int = 0
+    exact: bool = False  # float32 where a matrix unit would take bfloat16
+    patience: int = 0  # evaluations without progress until it stops; 0: never
+
+    def check(self) -> None:
+        """Raise InputError for a number that cannot be."""
+        for name in ("epochs", "length", "rows", "accumulate"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, and must be at least 1")
+
+
+@dataclass
+class Seen:
+    """How far a run is."""
+
+    epoch: int = 0
+    step: int = 0  # of the epoch
+    steps: int = 0  # of all
+    best: float | None = None  # the least loss of an evaluation
+    worse: int = 0  # evaluations since then
+
+
+BEST = "best.npz"
+
+
+class Run:
+    """A run: `train()` does what is left of it."""
+
+    def __init__(
+        self, model: Model, texts: Sequence[Encoded], held_out: Sequence[Encoded], settings: Settings, folder: Path
+    ) -> None:
+        settings.check()
+        self.model, self.texts, self.held_out, self.settings, self.folder = model, texts, held_out, settings, folder
+        how = model.home, model.module_name, model.config, model.plan, settings.shape
+        self._gradient = loss_and_grad(*how, exact=settings.exact)
+        self._loss = loss_only(*how, exact=settings.exact)
+        self.per_epoch = len(self._steps_of(0))
+        self.optimizer = optimizer(settings.rates, settings.epochs * self.per_epoch)
+        self.pairs: dict[str, Pair] = fresh(model.module, model.config, settings.shape, settings.seed)
+        self.state = self.optimizer.init(self.pairs)
+        self.seen = Seen()
+        found = checkpoint.load(folder, (self.pairs, self.state))
+        if found:
+            told, (self.pairs, self.state) = found
+            if told["settings"] != self._said():
+                raise InputError(
+                    f"{folder} holds a run with other settings; give it the same, or another --out, or remove it"
+                )
+            self.seen = Seen(**told["seen"])
+
+    def train(self, tell: Callable[[dict[str, Any]], None] = lambda row: None, progress: Progress = silent) -> None:
+        """Do every step that is left; `tell` gets a row of numbers after each step and each evaluation."""
+        for epoch in range(self.seen.epoch, self.settings.epochs):
+            steps = self._steps_of(epoch)
+            for at in range(self.seen.step, len(steps)):
+                started = time.perf_counter()
+                loss, tokens, norm = self._step(steps[at])
+                self.seen.step, self.seen.steps = at + 1, self.seen.steps + 1
+                total = self.settings.epochs * self.per_epoch
+                progress(f"train, loss {loss:.3f}", self.seen.steps, total, "steps")
+                took = time.perf_counter() - started
+                tell({"step": self.seen.steps, "loss": loss, "tokens": tokens, "grad_norm": norm, "seconds": took})
+            self.seen.epoch, self.seen.step = epoch + 1, 0
+            if self._evaluate(tell):
+                break
+
+    def _steps_of(self, epoch: int) -> list[list[list[int]]]:
+        """The rows of each step of an epoch: lists of texts by number."""
+        s = self.settings
+        turn = order(len(self.texts), s.seed, epoch)
+        rows = [[int(turn[i]) for i in row] for row in pack([len(self.texts[i].tokens) for i in turn], s.length)]
+        many = s.rows * s.accumulate
+        return [rows[at : at + many] for at in range(0, len(rows), many)]
+
+    def _batches(self, rows: Sequence[Sequence[Encoded]]) -> list[Batch]:
+        s = self.settings
+        return [batch_of(rows[at : at + s.rows], s.length, s.rows) for at in range(0, len(rows), s.rows)]
+
+    def _step(self, rows: list[list[int]]) -> tuple[float, int, float]:
+        """One step of the optimizer: (loss for each learnt token, learnt tokens, length of the gradient)."""
+        send, back = self.model.home.asarray, self.model.home.to_numpy
+        pairs = map_arrays(send, self.pairs)
+        total, learnt, gradient = 0.0, 0, None
+        for batch in self._batches([[self.texts[i] for i in row] for row in rows]):
+            value, grads = self._gradient(pairs, self.model.weights, map_arrays(send, batch))
+            learnt += int((batch.targets >= 0).sum())
+            total += float(value)
+            gradient = grads if gradient is None else _added(gradient, grads)
+        mean = map_arrays(lambda grad: back(grad) / np.float32(learnt), gradient)
+        norm = math.sqrt(sum(float((each.astype(np.float64) ** 2).sum()) for pair in mean.values() for each in pair))
+        changes, self.state = self.optimizer.update(mean, self.state, self.pairs)
+        self.pairs = {
+            name: Pair(*(np.asarray(old + change) for old, change in zip(pair, changes[name], strict=True)))
+            for name, pair in self.pairs.items()
+        }
+        return total / learnt, learnt, norm
+
+    def evaluate(self, texts: Sequence[Encoded]) -> float:
+        """The loss of texts for each learnt token, with the adapters as they are now, in nats."""
+        send, total, learnt = self.model.home.asarray, 0.0, 0
+        pairs = map_arrays(send, self.pairs)
+        rows = [[texts[i] for i in row] for row in pack([len(text.tokens) for text in texts], self.settings.length)]
+        for batch in self._batches(rows):
+            total += float(self._loss(pairs, self.model.weights, map_arrays(send, batch)))
+            learnt += int((batch.targets >= 0).sum())
+        return total / learnt
+
+    def save(self) -> None:
+        """Write a checkpoint, from which another process goes on."""
+        checkpoint.save(self.folder, {"settings": self._said(), "seen": asdict(self.seen)}, (self.pairs, self.state))
+
+    def _evaluate(self, tell: Callable[[dict[str, Any]], None]) -> bool:
+        """Evaluate after an epoch, keep the best adapters, write a checkpoint; whether it is time to stop."""
+        if self.held_out:
+            loss = self.evaluate(self.held_out)
+            tell({"step": self.seen.steps, "held_out_loss": loss})
+            if self.seen.best is None or loss < self.seen.best:
+                self.seen.best, self.seen.worse = loss, 0
+                checkpoint.save(self.folder, {"loss": loss}, self.pairs, name=BEST)
+            else:
+                self.seen.worse += 1
+        self.save()
+        return 0 < self.settings.patience <= self.seen.worse
+
+    def best(self) -> dict[str, Pair]:
+        """The adapters with the least loss on what was held out; the last ones where nothing was."""
+        found = checkpoint.load(self.folder, self.pairs, name=BEST) if self.held_out else None
+        return found[1] if found else self.pairs
+
+    @functools.cached_property
+    def data_hash(self) -> str:
+        """What tells one set of texts from another."""
+        seen = hashlib.blake2b(digest_size=16)
+        for text in (*self.texts, *self.held_out):
+            seen.update(text.tokens.tobytes() + text.learnt.tobytes())
+        return seen.hexdigest()
+
+    def _said(self) -> dict[str, Any]:
+        """The settings and the data, as a checkpoint holds them."""
+        return {**json.loads(json.dumps(asdict(self.settings))), "data": self.data_hash, "model": self.model.name}
+
+
+def _added(a: Any, b: Any) -> Any:
+    """The sum of two gradients."""
+    return {name: Pair(*(x + y for x, y in zip(pair, b[name], strict=True))) for name, pair in a.items()}
