@@ -28,7 +28,6 @@ def linear(weight: Weight, x: Array, bias: Array | None = None, **how: Any) -> A
     return linears((weight,), x, (bias,), **how)[0]
 
 
-
 def linears(weights: tuple[Weight, ...], x: Array, biases: Biases | None = None, **how: Any) -> tuple[Array, ...]:
     """Multiply the same x (..., I) by several weights (O, I) of any kind -> (..., O) for each. Raises ShapeError.
 

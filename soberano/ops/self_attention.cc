@@ -1,6 +1,7 @@
 // Attention of every token of a text to every other. Meaning: soberano/ops/self_attention.py.
 //
-//   q (B, T, H, E), k and v (B, T, K, E), angles (1 or B, T, pairs) twice, slopes (H), all float32; lengths (B,) and window () int32 -> out (B, T, H, E) float32
+//   q (B, T, H, E), k and v (B, T, K, E), angles (1 or B, T, pairs) twice, slopes (H), all float32; lengths (B,) and
+//   window () int32 -> out (B, T, H, E) float32
 //
 // A unit of work is a head of a text: its keys are laid crosswise, so that a vector holds 16 of them, and four queries
 // at a time see those of their windows. Each score is summed over the head in order, each output over the keys in
@@ -142,8 +143,8 @@ using F32 = ffi::Buffer<ffi::F32>;
 
 using S32 = ffi::Buffer<ffi::S32>;
 
-ffi::Error self_attention(F32 q, F32 k, F32 v, F32 cos, F32 sin, F32 slopes,
-                          S32 lengths, S32 window, ffi::ResultBuffer<ffi::F32> out, float scale, bool halves) {
+ffi::Error self_attention(F32 q, F32 k, F32 v, F32 cos, F32 sin, F32 slopes, S32 lengths, S32 window,
+                          ffi::ResultBuffer<ffi::F32> out, float scale, bool halves) {
   const auto shape = q.dimensions(), angles = cos.dimensions();
   Call c = {shape[0], shape[1], shape[2], k.dimensions()[2], shape[3]};
   c.q = q.typed_data(), c.k = k.typed_data(), c.v = v.typed_data();
