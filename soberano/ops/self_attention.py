@@ -31,9 +31,9 @@ def self_attention(
 
     lengths (B,) int32: text b is its first lengths[b] tokens; the rest gets zeros. H query heads share K key heads in
     groups of H / K. First `rotation` turns q and k, as `rope` does. Scores are scaled by `scale`, 1 / sqrt(E) if None.
-    With a `window` () int32, token t sees only tokens t - window to t + window. `slopes` (H,) float32 times the distance
-    of two tokens is taken off their score. Sums in float32. Raises InputError, ShapeError. Sources: arXiv:1706.03762;
-    arXiv:2104.09864 (rotation), arXiv:2004.05150 (window), arXiv:2108.12409 (slopes).
+    With a `window` () int32, token t sees only tokens t - window to t + window. `slopes` (H,) float32 times the
+    distance of two tokens is taken off their score. Sums in float32. Raises InputError, ShapeError. Sources:
+    arXiv:1706.03762; arXiv:2104.09864 (rotation), arXiv:2004.05150 (window), arXiv:2108.12409 (slopes).
     """
     check(q, k, v, lengths, rotation, pairing, slopes)
     xp = home_of(q).xp
