@@ -155,6 +155,8 @@ def _gradients(arg: Any, grad: Any) -> list[Any]:
     """The gradient of each array of an argument, where None stands for none of all of it, or of one of them."""
     if grad is None:
         return [None] * len(jax.tree.leaves(arg))
+    if isinstance(arg, tuple):  # some parts of which may be None, and then are no arrays
+        return [g for part, given in zip(arg, grad, strict=True) for g in _gradients(part, given)]
     return jax.tree.leaves(grad, is_leaf=lambda part: part is None)
 
 

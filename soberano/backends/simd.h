@@ -102,6 +102,20 @@ inline f32x16 load_half_powers(const uint8_t* e) {
   return load(x);
 }
 
+// The first `lanes` of sixteen numbers, or all of them; the others are zero.
+inline f32x16 load_some(const float* p, int64_t lanes) {
+  if (lanes >= 16) return load(p);
+  float all[16] = {};
+  std::memcpy(all, p, lanes * sizeof(float));
+  return load(all);
+}
+inline void store_some(float* p, f32x16 a, int64_t lanes) {
+  if (lanes >= 16) return store(p, a);
+  float all[16];
+  store(all, a);
+  std::memcpy(p, all, lanes * sizeof(float));
+}
+
 // Sixteen bfloat16 numbers, rounded as f32_to_bf16 rounds.
 inline void store_bf16(uint16_t* p, f32x16 a) {
   float x[16];

@@ -13,7 +13,7 @@ from soberano.models import bert_config
 from soberano.models.bert_config import common_numbers
 from soberano.models.head import Tanh
 from soberano.models.layers import Metadata, each_block, heads, merge
-from soberano.ops.activation import Form, gelu
+from soberano.ops.feed_forward import Activation, feed_forward
 from soberano.ops.linear import embed, linear, linears
 from soberano.ops.norm import add_layer_norm, layer_norm
 from soberano.ops.self_attention import self_attention
@@ -24,7 +24,7 @@ from soberano.quant.tensor import Stack, Weight
 class Config(bert_config.Config):
     """The numbers of the model, as its file states them."""
 
-    form: Form  # of the GELU; a GGUF file does not say, and means the exact one
+    activation: Activation  # a GGUF file does not say, and means the exact GELU
 
     @classmethod
     def from_gguf(cls, meta: Metadata) -> "Config":
@@ -32,7 +32,7 @@ class Config(bert_config.Config):
         meta.choice("position_type", {"absolute"}, "absolute")
         return cls(
             **common_numbers(meta),
-            form="erf" if meta.choice("activation", {"gelu", "gelu_new"}, "gelu") == "gelu" else "tanh",
+            activation="gelu_erf" if meta.choice("activation", {"gelu", "gelu_new"}, "gelu") == "gelu" else "gelu",
         )
 
 
@@ -86,13 +86,12 @@ def shapes(c: Config) -> dict[str, tuple[int, ...]]:
 
 def block(w: Block, x: Array, lengths: Array, c: Config) -> Array:
     """Run one layer: x (B, T, D) -> (B, T, D)."""
-    q, k, v = (heads(y, c.head) for y in linears((w.attn_q, w.attn_k, w.attn_v), x))  # (B, T, H, E)
-    seen = self_attention(q, k, v, lengths, (w.attn_q_bias, w.attn_k_bias, w.attn_v_bias))  # (B, T, H, E)
-    y = linear(w.attn_output, merge(seen))  # (B, T, D)
-    x = add_layer_norm(x, y, w.attn_output_bias, w.attn_output_norm, w.attn_output_norm_bias, eps=c.eps)
-    h = gelu(linear(w.ffn_up, x), w.ffn_up_bias, form=c.form)  # (B, T, F)
-    y = linear(w.ffn_down, h)  # (B, T, D)
-    return add_layer_norm(x, y, w.ffn_down_bias, w.layer_output_norm, w.layer_output_norm_bias, eps=c.eps)
+    products = linears((w.attn_q, w.attn_k, w.attn_v), x, (w.attn_q_bias, w.attn_k_bias, w.attn_v_bias))
+    q, k, v = (heads(y, c.head) for y in products)  # (B, T, H, E)
+    y = linear(w.attn_output, merge(self_attention(q, k, v, lengths)), w.attn_output_bias)  # (B, T, D)
+    x = add_layer_norm(x, y, w.attn_output_norm, w.attn_output_norm_bias, eps=c.eps)
+    y = feed_forward(None, w.ffn_up, w.ffn_down, x, (None, w.ffn_up_bias, w.ffn_down_bias), activation=c.activation)
+    return add_layer_norm(x, y, w.layer_output_norm, w.layer_output_norm_bias, eps=c.eps)
 
 
 def encode(m: Bert, tokens: Array, lengths: Array, c: Config, types: Array | None = None) -> Array:

@@ -90,17 +90,17 @@ def shapes(c: Config) -> dict[str, tuple[int, ...]]:
 
 def block(w: Block, x: Array, lengths: Array, slopes: Array, c: Config) -> Array:
     """Run one layer: x (B, T, D) -> (B, T, D)."""
-    products, biases = linears((w.attn_q, w.attn_k, w.attn_v), x), (w.attn_q_bias, w.attn_k_bias, w.attn_v_bias)
-    q, k, v = (y + bias for y, bias in zip(products, biases, strict=True))  # (B, T, D)
+    q, k, v = linears((w.attn_q, w.attn_k, w.attn_v), x, (w.attn_q_bias, w.attn_k_bias, w.attn_v_bias))  # (B, T, D)
     q = q if w.attn_q_norm is None else layer_norm(q, w.attn_q_norm, w.attn_q_norm_bias, eps=c.eps)
     k = k if w.attn_k_norm is None else layer_norm(k, w.attn_k_norm, w.attn_k_norm_bias, eps=c.eps)
     seen = self_attention(*(heads(y, c.head) for y in (q, k, v)), lengths, slopes=slopes)  # (B, T, H, E)
-    y = linear(w.attn_output, merge(seen))  # (B, T, D)
-    h = add_layer_norm(x, y, w.attn_output_bias, w.attn_output_norm, w.attn_output_norm_bias, eps=c.eps)
+    y = linear(w.attn_output, merge(seen), w.attn_output_bias)  # (B, T, D)
+    h = add_layer_norm(x, y, w.attn_output_norm, w.attn_output_norm_bias, eps=c.eps)
     if w.attn_norm_2 is not None:
         h = layer_norm(x + h, w.attn_norm_2, w.attn_norm_2_bias, eps=c.eps)
-    y = feed_forward(w.ffn_gate, w.ffn_up, w.ffn_down, h, activation="gelu_erf")  # (B, T, D)
-    return add_layer_norm(h, y, w.ffn_down_bias, w.layer_output_norm, w.layer_output_norm_bias, eps=c.eps)
+    biases = (None, None, w.ffn_down_bias)
+    y = feed_forward(w.ffn_gate, w.ffn_up, w.ffn_down, h, biases, activation="gelu_erf")  # (B, T, D)
+    return add_layer_norm(h, y, w.layer_output_norm, w.layer_output_norm_bias, eps=c.eps)
 
 
 def encode(m: JinaBert, tokens: Array, lengths: Array, c: Config) -> Array:

@@ -1,4 +1,4 @@
-// Activations of the gated feed-forward layer, sixteen at a time. Meanings: soberano/ops/activation.py.
+// Activations of the feed-forward layer, sixteen at a time. Meanings: soberano/ops/activation.py.
 #pragma once
 #include "soberano/backends/simd.h"
 

@@ -41,15 +41,13 @@ def silu(x: Array) -> Array:
 
 
 @op
-def gelu(x: Array, bias: Array | None = None, *, form: Form = "tanh") -> Array:
-    """Compute x * P(a standard normal number < x), of x + bias if there is one. x (..., F) floating -> like x.
+def gelu(x: Array, *, form: Form = "tanh") -> Array:
+    """Compute x * P(a standard normal number < x). x floating -> like x.
 
     "erf" is that; "tanh" is its usual approximation, which most models were trained with (off by at most 5e-4).
     Raises InputError. Source: Hendrycks and Gimpel 2016, arXiv 1606.08415.
     """
-    xp = namespace(x)
-    wide = x.astype(xp.float32) if bias is None else x.astype(xp.float32) + bias.astype(xp.float32)
-    return _gelu("gelu", wide, form).astype(x.dtype)
+    return _gelu("gelu", x.astype(namespace(x).float32), form).astype(x.dtype)
 
 
 @op

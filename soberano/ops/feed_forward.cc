@@ -1,6 +1,7 @@
-// y = down(act(gate x) * (up x)), the whole gated feed-forward layer. Meaning: soberano/ops/feed_forward.py.
+// y = down(act(gate x) * (up x)), the whole feed-forward layer; without a gate down(act(up x)). Each product may have a
+// bias. Meaning: soberano/ops/feed_forward.py.
 //
-//   x (T, D) float32, layer () int32, then gate, up and down as in linear_weight.h -> y (T, D) float32
+//   x (T, D) float32, layer () int32, then gate, if there is one, up and down as in linear_weight.h -> y (T, D) float32
 //
 // A thread that multiplies a panel of gate multiplies the same panel of up, so the gated values are made where both
 // are in registers; `down` reads them in the form that its product wants. The arithmetic is that of linear.cc.
@@ -13,6 +14,33 @@ namespace ffi = xla::ffi;
 namespace soberano {
 namespace {
 
+struct Call {
+  const float* x;
+  const Weight *gate, *up, *down;  // gate may be missing
+  int64_t T, D, F;
+  float* y;
+
+  std::vector<Weight> first() const { return gate ? std::vector<Weight>{*gate, *up} : std::vector<Weight>{*up}; }
+
+  std::vector<PanelPair> pairs() const {
+    std::vector<PanelPair> pairs;
+    if (gate)
+      for (int64_t p = 0; p < gate->panels(); p++) pairs.push_back({gate, p, up, p});
+    else
+      add_pairs(*up, pairs);
+    return pairs;
+  }
+};
+
+// From the sums of a pair of panels to what `down` reads: put(first of sixteen columns, values), once with a gate,
+// twice without. F is whole tiles of `down`, so both panels are there.
+template <Activation act, class Put> void activate_pair(const PanelPair& pair, f32x16 a, f32x16 b, Put&& put) {
+  a = pair.first->biased(pair.first_panel, a), b = pair.second->biased(pair.second_panel, b);
+  if (pair.first != pair.second) return put(16 * pair.first_panel, activate<act>(a) * b);
+  put(16 * pair.first_panel, activate<act>(a));
+  put(16 * pair.second_panel, activate<act>(b));
+}
+
 // sums (N, 16) of panel p of a weight for N tokens from t.
 template <int N> void panel_sums(const Weight& w, int64_t p, const Activations& x, int64_t t, float (*sums)[16]) {
   with_tile(w.kind, [&](auto tile) {
@@ -22,63 +50,67 @@ template <int N> void panel_sums(const Weight& w, int64_t p, const Activations& 
   });
 }
 
-template <Activation act>
-void feed_forward_int(const float* x, const std::vector<Weight>& w, int64_t T, int64_t D, float* y) {
-  static thread_local Activations outer_memory, inner_memory;
-  static thread_local Scratch<float> hidden_memory;
-  const Weight &gate = w[0], &up = w[1], &down = w[2];
-  Activations &outer = outer_memory, &inner = inner_memory;
-  float* hidden = hidden_memory.room(T * gate.outputs);
-  outer.take(x, T, D, {gate, up});
-  const int64_t n = shares_of(gate.bytes + up.bytes, T), panels = gate.panels();
+template <Activation act> void first_int(const Call& c, const std::vector<PanelPair>& pairs, float* hidden) {
+  static thread_local Activations memory;
+  Activations& x = memory;
+  const std::vector<Weight> first = c.first();
+  x.take(c.x, c.T, c.D, first);
+  const int64_t n = shares_of(first[0].bytes + first.back().bytes, c.T), count = int64_t(pairs.size());
   Pool::instance().parallel(int(n), [&](int i) {
-    for (int64_t p = i * panels / n; p < (i + 1) * panels / n; p++)
-      each_tokens(T, [&](auto N, int64_t t) {
-        alignas(64) float g[N][16], u[N][16];
-        panel_sums<N>(gate, p, outer, t, g);
-        panel_sums<N>(up, p, outer, t, u);
+    for (int64_t at = i * count / n; at < (i + 1) * count / n; at++)
+      each_tokens(c.T, [&](auto N, int64_t t) {
+        const PanelPair& pair = pairs[at];
+        alignas(64) float a[N][16], b[N][16];
+        panel_sums<N>(*pair.first, pair.first_panel, x, t, a);
+        panel_sums<N>(*pair.second, pair.second_panel, x, t, b);
         for (int m = 0; m < N; m++)
-          store_some(hidden + (t + m) * gate.outputs + p * 16, activate<act>(load(g[m])) * load(u[m]),
-                     gate.outputs - p * 16);
+          activate_pair<act>(pair, load(a[m]), load(b[m]),
+                             [&](int64_t column, f32x16 v) { store(hidden + (t + m) * c.F + column, v); });
       });
   });
-  inner.take(hidden, T, gate.outputs, {down});
-  products_int({down}, inner, T, {y});
+}
+
+template <Activation act> void feed_forward_f32(const Call& c) {
+  static thread_local Scratch<float> memory;
+  float* hidden = memory.room(c.T * c.F);
+  const std::vector<PanelPair> pairs = c.pairs();
+  if (c.T >= kMany && all_plain(c.first()))
+    multiply_f32(c.x, c.T, c.D, c.D, pairs, plain_columns, [&](const PanelPair& pair, int64_t t, f32x16 a, f32x16 b) {
+      activate_pair<act>(pair, a, b, [&](int64_t column, f32x16 v) { store(hidden + t * c.F + column, v); });
+    });
+  else
+    first_int<act>(c, pairs, hidden);
+  products({*c.down}, hidden, c.T, c.F, {c.y});
 }
 
 #if SOBERANO_AMX
-template <Activation act>
-void feed_forward_bf16(const float* x, const std::vector<Weight>& w, int64_t T, int64_t D, float* y) {
+template <Activation act> void feed_forward_bf16(const Call& c) {
   static thread_local Bf16Tokens outer_memory, inner_memory;
-  const Weight &gate = w[0], &up = w[1];
   Bf16Tokens &outer = outer_memory, &inner = inner_memory;
-  outer.convert(x, T, D);
-  inner.resize(T, gate.outputs);
-  std::vector<PanelPair> pairs;
-  for (int64_t p = 0; p < gate.panels(); p++) pairs.push_back({&gate, p, &up, p});
-  multiply_pairs(outer, pairs, decode_panel, [&](const PanelPair& pair, int64_t t) {
+  outer.convert(c.x, c.T, c.D);
+  inner.resize(c.T, c.F);
+  multiply_pairs(outer, c.pairs(), decode_panel, [&](const PanelPair& pair, int64_t t) {
     Bf16Sums sums;
     sums.store();
-    const int64_t first = pair.first_panel * 16;
-    for (int64_t n = 0; n < 32; n++) {
-      const f32x16 g = load(sums.tile[n / 16][n % 16]), u = load(sums.tile[2 + n / 16][n % 16]);
-      const __m256bh half = _mm512_cvtneps_pbh((activate<act>(g) * u).v);
-      _mm256_storeu_si256((__m256i*)(inner.row(t + n, first / 32 * 32) + first % 32), (__m256i)half);
-    }
+    for (int64_t n = 0; n < 32; n++)
+      activate_pair<act>(pair, load(sums.tile[n / 16][n % 16]), load(sums.tile[2 + n / 16][n % 16]),
+                         [&](int64_t column, f32x16 v) {
+                           uint16_t* to = inner.row(t + n, column / 32 * 32) + column % 32;
+                           _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh(v.v));
+                         });
   });
-  products_bf16({w[2]}, inner, {y});
+  products_bf16({*c.down}, inner, {c.y});
 }
 #endif
 
-template <Activation act>
-ffi::Error run(const float* x, const std::vector<Weight>& weights, int64_t T, int64_t D, float* y, bool bf16) {
+template <Activation act> ffi::Error run(const Call& c, bool bf16) {
   if (!bf16) {
-    feed_forward_int<act>(x, weights, T, D, y);
+    feed_forward_f32<act>(c);
     return ffi::Error::Success();
   }
 #if SOBERANO_AMX
   if (amx_allowed()) {
-    feed_forward_bf16<act>(x, weights, T, D, y);
+    feed_forward_bf16<act>(c);
     return ffi::Error::Success();
   }
 #endif
@@ -90,22 +122,25 @@ ffi::Error run(const float* x, const std::vector<Weight>& weights, int64_t T, in
 
 static ffi::Error feed_forward(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> layer, ffi::RemainingArgs args,
                                ffi::ResultBuffer<ffi::F32> y, ffi::Span<const int32_t> members,
-                               ffi::Span<const int32_t> kinds, ffi::Span<const int64_t> outputs, int32_t activation,
-                               bool bf16) {
+                               ffi::Span<const int32_t> kinds, ffi::Span<const int64_t> outputs,
+                               ffi::Span<const int32_t> biased, int32_t activation, bool bf16) {
   using namespace soberano;
   const int64_t D = x.dimensions().back(), T = D ? int64_t(x.element_count()) / D : 0;
   std::vector<Weight> weights;
-  if (const char* why = WeightArgs(args, members, kinds, outputs, *layer.typed_data()).read(weights))
+  if (const char* why = WeightArgs(args, members, kinds, outputs, biased, *layer.typed_data()).read(weights))
     return ffi::Error::InvalidArgument(why);
-  if (weights.size() != 3) return ffi::Error::InvalidArgument("feed_forward: takes gate, up and down");
+  if (weights.size() != 2 && weights.size() != 3)
+    return ffi::Error::InvalidArgument("feed_forward: takes gate, up and down, or up and down");
   if (!T) return ffi::Error::Success();
+  const Weight *down = &weights.back(), *up = down - 1, *gate = weights.size() == 3 ? up - 1 : nullptr;
+  const Call call = {x.typed_data(), gate, up, down, T, D, up->outputs, y->typed_data()};
   switch (Activation(activation)) {
     case Activation::silu:
-      return run<Activation::silu>(x.typed_data(), weights, T, D, y->typed_data(), bf16);
+      return run<Activation::silu>(call, bf16);
     case Activation::gelu:
-      return run<Activation::gelu>(x.typed_data(), weights, T, D, y->typed_data(), bf16);
+      return run<Activation::gelu>(call, bf16);
     case Activation::gelu_erf:
-      return run<Activation::gelu_erf>(x.typed_data(), weights, T, D, y->typed_data(), bf16);
+      return run<Activation::gelu_erf>(call, bf16);
   }
   return ffi::Error::InvalidArgument("feed_forward: the activation is not known");
 }
@@ -119,5 +154,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_feed_forward_ffi, feed_forward,
                                   .Attr<ffi::Span<const int32_t>>("members")
                                   .Attr<ffi::Span<const int32_t>>("kinds")
                                   .Attr<ffi::Span<const int64_t>>("outputs")
+                                  .Attr<ffi::Span<const int32_t>>("biased")
                                   .Attr<int32_t>("activation")
                                   .Attr<bool>("bf16"));

@@ -1,23 +1,16 @@
-// y[t, o] = sum over i of w[o, i] x[t, i], for weights in tiles (soberano/quant/tiles.h) and float activations.
+// y[t, o] = sum over i of w[o, i] x[t, i], plus a bias, for weights in tiles (soberano/quant/tiles.h) and float
+// activations.
 //
 //   x (T, I) float32, layer () int32, then the weights as in linear_weight.h -> y (T, O) float32 for each
 //
 // Tokens that were generated go through the integers of linear_int.h, or, for plain weights, through the float32 of
-// linear_plain.h; those of a prompt, where there is a matrix unit, through linear_bf16.h.
+// linear_plain.h and linear_f32.h; those of a prompt, where there is a matrix unit, through linear_bf16.h.
 #include "soberano/ops/linear_bf16.h"
 #include "soberano/ops/linear_int.h"
 
 namespace ffi = xla::ffi;
 
 namespace soberano {
-
-static void products(const float* x, const std::vector<Weight>& weights, int64_t T, int64_t I,
-                     const std::vector<float*>& ys) {
-  static thread_local Activations memory;
-  Activations& activations = memory;
-  activations.take(x, T, I, weights);
-  products_int(weights, activations, T, ys);
-}
 
 #if SOBERANO_AMX
 static void prompt_products(const float* x, const std::vector<Weight>& weights, int64_t T, int64_t I,
@@ -35,16 +28,16 @@ extern "C" void soberano_linear(const float* x, const uint8_t* tiles, float* y, 
                                 int64_t kind) {
   soberano::with_tile(kind, [&](auto tile) {
     const int64_t bytes = (O + 15) / 16 * (I / decltype(tile)::columns) * int64_t(sizeof(tile));
-    soberano::products(x, {{tiles, O, kind, bytes}}, T, I, {y});
+    soberano::products({{tiles, O, kind, bytes}}, x, T, I, {y});
   });
 }
 
 static ffi::Error linear(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> layer, ffi::RemainingArgs args,
                          ffi::RemainingRets results, ffi::Span<const int32_t> members, ffi::Span<const int32_t> kinds,
-                         ffi::Span<const int64_t> outputs, bool bf16) {
+                         ffi::Span<const int64_t> outputs, ffi::Span<const int32_t> biased, bool bf16) {
   const int64_t I = x.dimensions().back(), T = I ? int64_t(x.element_count()) / I : 0;
   std::vector<soberano::Weight> weights;
-  if (const char* why = soberano::WeightArgs(args, members, kinds, outputs, *layer.typed_data()).read(weights))
+  if (const char* why = soberano::WeightArgs(args, members, kinds, outputs, biased, *layer.typed_data()).read(weights))
     return ffi::Error::InvalidArgument(why);
   std::vector<float*> ys;
   for (size_t i = 0; i < results.size(); i++) {
@@ -54,7 +47,7 @@ static ffi::Error linear(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> layer, f
   }
   if (!T) return ffi::Error::Success();
   if (!bf16) {
-    soberano::products(x.typed_data(), weights, T, I, ys);
+    soberano::products(weights, x.typed_data(), T, I, ys);
     return ffi::Error::Success();
   }
 #if SOBERANO_AMX
@@ -75,4 +68,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_linear_ffi, linear,
                                   .Attr<ffi::Span<const int32_t>>("members")
                                   .Attr<ffi::Span<const int32_t>>("kinds")
                                   .Attr<ffi::Span<const int64_t>>("outputs")
+                                  .Attr<ffi::Span<const int32_t>>("biased")
                                   .Attr<bool>("bf16"));

@@ -13,25 +13,27 @@ from soberano.core.errors import ShapeError
 from soberano.core.types import Array
 from soberano.quant.tensor import Adapted, Choice, Frozen, QTensor, Weight
 
+Biases = tuple[Array | None, ...]
 
-def linear(weight: Weight, x: Array, **how: Any) -> Array:
-    """Multiply x (..., I) float32 by a weight (O, I) of any kind -> (..., O) float32. Raises ShapeError.
 
-    `how` is for the op beneath: impl="meaning", say.
+def linear(weight: Weight, x: Array, bias: Array | None = None, **how: Any) -> Array:
+    """Multiply x (..., I) float32 by a weight (O, I) of any kind and add a bias (O,) -> (..., O) float32.
+
+    Raises ShapeError. `how` is for the op beneath: impl="meaning", say.
 
     >>> import numpy as np
     >>> linear(np.array([[1.0, 2.0]], np.float32), np.array([3.0, 4.0], np.float32))
     array([11.], dtype=float32)
     """
-    return linears((weight,), x, **how)[0]
+    return linears((weight,), x, (bias,), **how)[0]
 
 
-def linears(weights: tuple[Weight, ...], x: Array, **how: Any) -> tuple[Array, ...]:
+def linears(weights: tuple[Weight, ...], x: Array, biases: Biases | None = None, **how: Any) -> tuple[Array, ...]:
     """Multiply the same x (..., I) by several weights (O, I) of any kind -> (..., O) for each. Raises ShapeError.
 
-    Together they are cheaper than one by one: x is prepared once.
+    To each is added its bias (O,), where it has one. Together they are cheaper than one by one: x is prepared once.
     """
-    results = products(tuple(w.base if isinstance(w, Adapted) else w for w in weights), x, **how)
+    results = products(tuple(w.base if isinstance(w, Adapted) else w for w in weights), x, biases, **how)
     adapted = [w for w in weights if isinstance(w, Adapted)]
     if not adapted:
         return results
@@ -40,12 +42,14 @@ def linears(weights: tuple[Weight, ...], x: Array, **how: Any) -> tuple[Array, .
 
 
 @op
-def products(weights: tuple[Frozen, ...], x: Array) -> tuple[Array, ...]:
+def products(weights: tuple[Frozen, ...], x: Array, biases: Biases | None = None) -> tuple[Array, ...]:
     """Multiply the same x (..., I) by several frozen weights (O, I), decoded to float32 -> (..., O) for each.
 
-    Raises ShapeError when the last axis of x is not a weight's.
+    To each is added its bias (O,), where it has one. Raises ShapeError when the last axis of x is not a weight's, or a
+    bias does not fit.
     """
-    return tuple(_product(weight, x) for weight in weights)
+    biases = biases or (None,) * len(weights)
+    return tuple(_biased(_product(weight, x), bias) for weight, bias in zip(weights, biases, strict=True))
 
 
 @op
@@ -79,6 +83,16 @@ def _product(weight: Frozen, x: Array) -> Array:
         )
     dense = weight.dense(home) if isinstance(weight, QTensor) else weight.astype(home.xp.float32)
     return x @ dense.T
+
+
+def _biased(y: Array, bias: Array | None) -> Array:
+    if bias is None:
+        return y
+    if bias.shape != y.shape[-1:]:
+        raise ShapeError(
+            f"linear: bias is {tuple(bias.shape)}, but the weight has {y.shape[-1]} outputs; pass that many"
+        )
+    return y + bias.astype(y.dtype)
 
 
 @op

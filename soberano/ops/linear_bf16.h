@@ -144,14 +144,6 @@ inline void multiply(const uint16_t* tokens, const uint16_t* first, const uint16
   }
 }
 
-// Two panels that are multiplied together, of one weight or of two; the second may be missing.
-struct PanelPair {
-  const Weight* first;
-  int64_t first_panel;
-  const Weight* second;
-  int64_t second_panel;
-};
-
 // Multiply tokens by pairs of panels: decode(weight, panel, first column, count, out) makes them as decode_panel does,
 // and finish(pair, first token) is called with the sums of 32 tokens in tiles 0 to 3.
 template <class Decode, class Finish>
@@ -186,8 +178,8 @@ void multiply_pairs(const Bf16Tokens& x, const std::vector<PanelPair>& pairs, De
 }
 
 // Store the sums of `tokens` tokens and `lanes` outputs, up to 32 each, from y on; rows of y are `stride` apart.
-inline void store_outputs(float* y, int64_t tokens, int64_t lanes, int64_t stride) {
-  if (tokens == 32 && lanes == 32) {
+inline void store_outputs(float* y, int64_t tokens, int64_t lanes, int64_t stride, const float* bias = nullptr) {
+  if (tokens == 32 && lanes == 32 && !bias) {
     const int64_t bytes = stride * sizeof(float);
     _tile_stored(0, y, bytes);
     _tile_stored(1, y + 16 * stride, bytes);
@@ -197,23 +189,23 @@ inline void store_outputs(float* y, int64_t tokens, int64_t lanes, int64_t strid
   }
   Bf16Sums sums;
   sums.store();
-  for (int64_t n = 0; n < tokens; n++)
-    for (int64_t half = 0; half < 2; half++) {
-      const float* from = sums.tile[2 * half + n / 16][n % 16];
-      std::copy_n(from, std::clamp<int64_t>(lanes - 16 * half, 0, 16), y + n * stride + 16 * half);
-    }
+  for (int64_t half = 0; half < 2 && lanes > 16 * half; half++) {
+    const int64_t left = lanes - 16 * half;
+    const f32x16 more = bias ? load_some(bias + 16 * half, left) : set1(-0.0f);  // x + -0 is x, even where x is -0
+    for (int64_t n = 0; n < tokens; n++)
+      store_some(y + n * stride + 16 * half, load(sums.tile[2 * half + n / 16][n % 16]) + more, left);
+  }
 }
 
-// ys[k] (T, outputs of weights[k]) = weights[k] x.
+// ys[k] (T, outputs of weights[k]) = weights[k] x and its bias.
 inline void products_bf16(const std::vector<Weight>& weights, const Bf16Tokens& x, const std::vector<float*>& ys) {
   std::vector<PanelPair> pairs;
-  for (const Weight& w : weights)
-    for (int64_t p = 0; p < w.panels(); p += 2) pairs.push_back({&w, p, p + 1 < w.panels() ? &w : nullptr, p + 1});
+  for (const Weight& w : weights) add_pairs(w, pairs);
   multiply_pairs(x, pairs, decode_panel, [&](const PanelPair& pair, int64_t t) {
     const Weight& w = *pair.first;
     const int64_t first = pair.first_panel * 16;
     store_outputs(ys[&w - weights.data()] + t * w.outputs + first, std::min<int64_t>(32, x.T - t),
-                  std::min<int64_t>(32, w.outputs - first), w.outputs);
+                  std::min<int64_t>(32, w.outputs - first), w.outputs, w.bias ? w.bias + first : nullptr);
   });
 }
 

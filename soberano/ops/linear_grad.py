@@ -4,16 +4,22 @@ from typing import Any
 
 from soberano.backends.homes import home_of
 from soberano.core.types import Array
-from soberano.ops.linear import by_rank
+from soberano.ops.linear import Biases, by_rank
 from soberano.ops.linear_transposed import linears_transposed
 from soberano.quant.tensor import Frozen
 
 
 def products(
-    grads: tuple[Array, ...], results: tuple[Array, ...], weights: tuple[Frozen, ...], x: Array
+    grads: tuple[Array, ...],
+    results: tuple[Array, ...],
+    weights: tuple[Frozen, ...],
+    x: Array,
+    biases: Biases | None = None,
 ) -> tuple[Any, ...]:
-    """The gradient of x passes back through each weight, packed as it is."""
-    return None, linears_transposed(weights, *grads)
+    """The gradient of x passes back through each weight, packed as it is; that of a bias is summed over the rows."""
+    given = biases or (None,) * len(weights)
+    sums = (None if b is None else g.reshape(-1, g.shape[-1]).sum(0) for g, b in zip(grads, given, strict=True))
+    return None, linears_transposed(weights, *grads), tuple(sums) if biases else None
 
 
 def low_ranks(

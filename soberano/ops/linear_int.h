@@ -12,7 +12,7 @@
 
 #include "soberano/backends/pool.h"
 #include "soberano/backends/scratch.h"
-#include "soberano/ops/linear_plain.h"
+#include "soberano/ops/linear_f32.h"
 #include "soberano/ops/linear_weight.h"
 
 namespace soberano {
@@ -27,7 +27,7 @@ class Activations {
   // Quantises only if one of the weights has codes. `x` is read again by the product.
   void take(const float* x, int64_t tokens, int64_t columns, const std::vector<Weight>& weights) {
     numbers = x, inputs = columns, groups = columns / 32;
-    if (std::all_of(weights.begin(), weights.end(), [](const Weight& w) { return w.plain(); })) return;
+    if (all_plain(weights)) return;
     bytes = bytes_.room(tokens * columns * 2), d = d_.room(tokens * groups), dsum = dsum_.room(tokens * groups);
     half = half_.room(tokens * groups * 2);
     const int64_t parts = tokens < 8 ? 1 : tokens / 4;
@@ -145,15 +145,7 @@ inline int64_t shares_of(int64_t bytes, int64_t T) {
   return work < 65536 ? 1 : Pool::instance().threads() * std::clamp<int64_t>(work >> 18, 1, 4);
 }
 
-// Store the first `lanes` of sixteen outputs.
-inline void store_some(float* y, f32x16 value, int64_t lanes) {
-  if (lanes >= 16) return store(y, value);
-  float all[16];
-  store(all, value);
-  std::copy(all, all + lanes, y);
-}
-
-// ys[k] (T, outputs of weights[k]) = weights[k] x, for the same activations.
+// ys[k] (T, outputs of weights[k]) = weights[k] x and its bias, for the same activations.
 inline void products_int(const std::vector<Weight>& weights, const Activations& x, int64_t T,
                          const std::vector<float*>& ys) {
   int64_t bytes = 0;
@@ -167,11 +159,22 @@ inline void products_int(const std::vector<Weight>& weights, const Activations& 
           each_tokens(T, [&](auto N, int64_t t) {
             f32x16 acc[N];
             panel<decltype(tile), N>(w.panel(p), x, t, acc);
-            for (int m = 0; m < N; m++) store_some(ys[k] + (t + m) * w.outputs + p * 16, acc[m], w.outputs - p * 16);
+            for (int m = 0; m < N; m++)
+              store_some(ys[k] + (t + m) * w.outputs + p * 16, w.biased(p, acc[m]), w.outputs - p * 16);
           });
       });
     });
   });
+}
+
+// The same from activations x (T, I), in whichever way is fast: the bits do not depend on it.
+inline void products(const std::vector<Weight>& weights, const float* x, int64_t T, int64_t I,
+                     const std::vector<float*>& ys) {
+  if (T >= kMany && all_plain(weights)) return products_f32(weights, x, T, I, ys);
+  static thread_local Activations memory;
+  Activations& activations = memory;
+  activations.take(x, T, I, weights);
+  products_int(weights, activations, T, ys);
 }
 
 }  // namespace soberano

@@ -11,16 +11,17 @@ from soberano.backends import native
 from soberano.backends.jax_ import native_plan, with_gradient
 from soberano.core.errors import Unsupported
 from soberano.core.types import Array
+from soberano.ops.linear import Biases
 from soberano.ops.linear_transposed import linears_transposed
 from soberano.quant.tensor import Choice, Frozen, QTensor
 
 
-def products(weights: tuple[Frozen, ...], x: Array) -> tuple[Array, ...]:
+def products(weights: tuple[Frozen, ...], x: Array, biases: Biases | None = None) -> tuple[Array, ...]:
     """Round x to 15 bits per 32 columns once, multiply by tiles in exact integers, add groups in one order.
 
     A prompt on a processor with a matrix unit goes through it, in bfloat16 with float32 sums: see linear_bf16.h.
     """
-    packed = Packed.of(weights)
+    packed = Packed.of(weights, biases)
     check_input(weights, x)
     results = [jax.ShapeDtypeStruct((*x.shape[:-1], weight.shape[0]), jnp.float32) for weight in weights]
     call = jax.ffi.ffi_call(native.target("soberano_linear_ffi"), results, vmap_method="sequential")
@@ -29,8 +30,9 @@ def products(weights: tuple[Frozen, ...], x: Array) -> tuple[Array, ...]:
         return tuple(call(*arrays, **packed.attributes))
 
     def backward(arrays: tuple[Array, ...], grads: tuple[Array, ...]) -> tuple[Any, ...]:
-        here = Packed.weights(weights, arrays[1:])
-        return (linears_transposed(here, *grads), *(None for _ in arrays[1:]))
+        here, kept = packed.unpack(arrays[1:])
+        sums = [g.reshape(-1, g.shape[-1]).sum(0) for g, bias in zip(grads, kept, strict=True) if bias is not None]
+        return (linears_transposed(here, *grads), *[None] * (len(arrays) - 1 - len(sums)), *sums)
 
     return with_gradient(backward, kernel)(x, *packed.arrays)
 
@@ -46,13 +48,15 @@ def check_input(weights: tuple[Frozen, ...], x: Array) -> None:
 class Packed(NamedTuple):
     """Weights as native kernels are given them: see soberano/ops/linear_weight.h."""
 
-    arrays: tuple[Array, ...]  # the layer, then the tables and tiles of each weight
+    like: tuple[Frozen, ...]
+    biases: Biases
+    arrays: tuple[Array, ...]  # the layer, then the tables and tiles of each weight, then the biases that there are
     attributes: dict[str, Any]
 
     @classmethod
-    def of(cls, weights: tuple[Frozen, ...]) -> "Packed":
+    def of(cls, weights: tuple[Frozen, ...], biases: Biases | None = None) -> "Packed":
         """Check that kernels serve these weights; raise Unsupported, with the reason, if not."""
-        plan = native_plan()
+        plan, biases = native_plan(), biases or (None,) * len(weights)
         members = [weight.members if isinstance(weight, Choice) else (weight,) for weight in weights]
         for member in (m for each in members for m in each):
             if not isinstance(member, QTensor) or member.form != "tiles":
@@ -65,22 +69,27 @@ class Packed(NamedTuple):
         for weight, stacks in zip(weights, members, strict=True):
             arrays += [weight.tag, weight.slot] if isinstance(weight, Choice) else []
             arrays += [stack.data for stack in stacks]
+        for weight, bias in zip(weights, biases, strict=True):
+            if bias is not None and (bias.dtype != jnp.float32 or bias.shape != (weight.shape[0],)):
+                raise Unsupported("linear.cc serves a float32 bias with a number for each output")
         return cls(
-            tuple(arrays),
+            weights,
+            biases,
+            (*arrays, *(bias for bias in biases if bias is not None)),
             {
                 "members": np.array([len(w.members) if isinstance(w, Choice) else 0 for w in weights], np.int32),
                 "kinds": np.array([m.layout.kind for each in members for m in each], np.int32),
                 "outputs": np.array([weight.shape[0] for weight in weights], np.int64),
+                "biased": np.array([bias is not None for bias in biases], np.int32),
                 "bf16": np.bool_(plan is not None and plan.isa == "amx" and plan.role == "prompt"),
             },
         )
 
-    @staticmethod
-    def weights(like: tuple[Frozen, ...], arrays: tuple[Array, ...]) -> tuple[Frozen, ...]:
-        """Weights as those that were packed, but of other `arrays`: tracers of them, say."""
+    def unpack(self, arrays: tuple[Array, ...]) -> tuple[tuple[Frozen, ...], Biases]:
+        """Weights and biases as those that were packed, but of other `arrays`: tracers of them, say."""
         layer, *left = arrays
         here = list[Frozen]()
-        for weight in like:
+        for weight in self.like:
             if isinstance(weight, Choice):
                 tag, slot = left.pop(0), left.pop(0)
                 members = tuple(_with_data(member, left.pop(0)) for member in weight.members)
@@ -88,11 +97,11 @@ class Packed(NamedTuple):
             else:
                 view = _with_data(weight, left.pop(0))
                 here.append(view if weight.index is None else view.at(layer))
-        return tuple(here)
+        return tuple(here), tuple(None if bias is None else left.pop(0) for bias in self.biases)
 
-    def meaning(self, meaning: Callable[..., Any], weights: tuple[Frozen, ...]) -> Callable[..., Any]:
-        """`meaning(weights, x)` as a function of x and `arrays`, for gradients."""
-        return lambda x, *arrays: meaning(Packed.weights(weights, arrays), x)
+    def meaning(self, meaning: Callable[..., Any]) -> Callable[..., Any]:
+        """`meaning(weights, biases, x)` as a function of x and `arrays`, for gradients."""
+        return lambda x, *arrays: meaning(*self.unpack(arrays), x)
 
 
 def _with_data(weight: QTensor, data: Array) -> QTensor:

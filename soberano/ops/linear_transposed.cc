@@ -4,7 +4,7 @@
 //
 // Sixteen columns of all weights are decoded, turned, and then are what a panel is to linear.cc: sixteen outputs, whose
 // inputs are the rows of the weights one after another, each weight filled up with rows of zeros to a multiple of 32.
-// So the products are those of linear_bf16.h and linear_plain.h, and so are their promises.
+// So the products are those of linear_bf16.h and linear_f32.h, and so are their promises.
 #include "soberano/ops/linear_bf16.h"
 #include "soberano/ops/linear_int.h"
 
@@ -47,9 +47,8 @@ void decode_strip(const Weight& w, int64_t p, int64_t strip, f32x16* columns) {
 }
 
 // Rows [first, first + count) of a strip as a panel of float32: what is a row there is a column here.
-void turn(const Rows& rows, int64_t strip, int64_t first, int64_t count, F32* out) {
-  for (int64_t r = 0; r < count; r += 16) {
-    auto& to = out[r / 32];
+void turn(const Rows& rows, int64_t strip, int64_t first, int64_t count, float* out) {
+  for (int64_t r = 0; r < count; r += 16, out += 256) {
     float columns[16][16] = {};
     rows.panel(first + r, [&](const Weight& w, int64_t p) {
       f32x16 decoded[16];
@@ -57,11 +56,16 @@ void turn(const Rows& rows, int64_t strip, int64_t first, int64_t count, F32* ou
       for (int c = 0; c < 16; c++) store(columns[c], decoded[c]);
     });
     for (int i = 0; i < 16; i++)
-      for (int c = 0; c < 16; c++) to.w[r % 32 + i][c] = columns[c][i];
+      for (int c = 0; c < 16; c++) out[16 * i + c] = columns[c][i];
   }
 }
 
-constexpr int64_t kRows = 8192;  // rows of a strip that are decoded at once: they stay in the second-level cache
+// The strips of weights of I columns, two and two; each of them is of all weights.
+std::vector<PanelPair> strips_of(const std::vector<Weight>& weights, int64_t I) {
+  std::vector<PanelPair> strips;
+  for (int64_t strip = 0; strip < I / 16; strip += 2) strips.push_back({&weights[0], strip, &weights[0], strip + 1});
+  return strips;
+}
 
 void transposed_f32(const std::vector<Weight>& weights, const std::vector<const float*>& ys, int64_t T, int64_t I,
                     float* x) {
@@ -75,22 +79,15 @@ void transposed_f32(const std::vector<Weight>& weights, const std::vector<const 
       float* to = std::copy_n(ys[k] + t * weights[k].outputs, weights[k].outputs, y + t * stride + at);
       std::fill_n(to, padded(weights[k]) - weights[k].outputs, 0.0f);
     }
-  Pool::instance().parallel(int(I / 16), [&](int strip) {
-    static thread_local Scratch<F32> turned_memory;
-    F32* turned = turned_memory.room(kRows / 32);
-    for (int64_t first = 0; first < rows.count; first += kRows) {
-      const int64_t count = std::min(kRows, rows.count - first);
-      turn(rows, strip, first, count, turned);
-      each_tokens(T, [&](auto N, int64_t t) {
-        f32x16 sums[N];
-        plain_panel<F32, N>(turned, count, y + t * stride + first, stride, sums);
-        for (int n = 0; n < N; n++) {
-          float* to = x + (t + n) * I + strip * 16;
-          store(to, first ? load(to) + sums[n] : sums[n]);
-        }
-      });
-    }
-  });
+  auto decode = [&](const Weight&, int64_t strip, int64_t first, int64_t count, float* out) {
+    turn(rows, strip, first, count, out);
+    return out;
+  };
+  multiply_f32(y, T, rows.count, stride, strips_of(weights, I), decode,
+               [&](const PanelPair& pair, int64_t t, f32x16 a, f32x16 b) {
+                 float* to = x + t * I + pair.first_panel * 16;
+                 store(to, a), store(to + 16, b);
+               });
 }
 
 #if SOBERANO_AMX
@@ -123,8 +120,6 @@ void transposed_bf16(const std::vector<Weight>& weights, const std::vector<const
   tokens.resize(T, rows.count);
   int64_t at = 0;
   for (size_t k = 0; k < weights.size(); at += padded(weights[k]), k++) tokens.fill(ys[k], weights[k].outputs, at);
-  std::vector<PanelPair> strips;
-  for (int64_t strip = 0; strip < I / 16; strip += 2) strips.push_back({&weights[0], strip, &weights[0], strip + 1});
   auto decode = [&](const Weight&, int64_t strip, int64_t first, int64_t count, uint16_t* out) {
     for (int64_t r = 0; r < count; r += 16, out += 256) {
       f32x16 columns[16];
@@ -134,7 +129,7 @@ void transposed_bf16(const std::vector<Weight>& weights, const std::vector<const
         std::fill_n(out, 256, uint16_t(0));
     }
   };
-  multiply_pairs(tokens, strips, decode, [&](const PanelPair& pair, int64_t t) {
+  multiply_pairs(tokens, strips_of(weights, I), decode, [&](const PanelPair& pair, int64_t t) {
     store_outputs(x + t * I + pair.first_panel * 16, std::min<int64_t>(32, T - t), 32, I);
   });
 }
@@ -153,11 +148,11 @@ extern "C" void soberano_linear_transposed(const float* y, const uint8_t* tiles,
 
 static ffi::Error transposed(ffi::Buffer<ffi::S32> layer, ffi::RemainingArgs args, ffi::ResultBuffer<ffi::F32> x,
                              ffi::Span<const int32_t> members, ffi::Span<const int32_t> kinds,
-                             ffi::Span<const int64_t> outputs, bool bf16) {
+                             ffi::Span<const int64_t> outputs, ffi::Span<const int32_t> biased, bool bf16) {
   using namespace soberano;
   const int64_t I = x->dimensions().back(), T = I ? int64_t(x->element_count()) / I : 0;
   std::vector<Weight> weights;
-  WeightArgs reader(args, members, kinds, outputs, *layer.typed_data());
+  WeightArgs reader(args, members, kinds, outputs, biased, *layer.typed_data());
   if (const char* why = reader.read(weights)) return ffi::Error::InvalidArgument(why);
   std::vector<const float*> ys;
   for (size_t i = 0; i < weights.size(); i++) {
@@ -188,4 +183,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_linear_transposed_ffi, transposed,
                                   .Attr<ffi::Span<const int32_t>>("members")
                                   .Attr<ffi::Span<const int32_t>>("kinds")
                                   .Attr<ffi::Span<const int64_t>>("outputs")
+                                  .Attr<ffi::Span<const int32_t>>("biased")
                                   .Attr<bool>("bf16"));

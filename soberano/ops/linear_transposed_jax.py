@@ -9,7 +9,7 @@ from soberano.backends import native
 from soberano.backends.jax_ import with_gradient
 from soberano.core.errors import Unsupported
 from soberano.core.types import Array
-from soberano.ops.linear import linears
+from soberano.ops.linear import products
 from soberano.ops.linear_jax import Packed
 from soberano.quant.tensor import Frozen
 
@@ -33,7 +33,7 @@ def linears_transposed(weights: tuple[Frozen, ...], *ys: Array) -> Array:
         return call(*arrays[count:], *arrays[:count], **packed.attributes)
 
     def backward(arrays: tuple[Array, ...], grad: Array) -> tuple[Any, ...]:
-        here = Packed.weights(weights, arrays[count:])
-        return (*linears(here, grad), *(None for _ in arrays[count:]))
+        here, _ = packed.unpack(arrays[count:])
+        return (*products(here, grad), *(None for _ in arrays[count:]))
 
     return with_gradient(backward, kernel)(*ys, *packed.arrays)

@@ -9,10 +9,11 @@
 
 namespace soberano {
 
-// A weight (outputs, inputs) of one layer; `kind` is a TileKind.
+// A weight (outputs, inputs) of one layer; `kind` is a TileKind. `bias` (outputs,) is added to its outputs, if any.
 struct Weight {
   const uint8_t* tiles;
   int64_t outputs, kind, bytes;
+  const float* bias = nullptr;
 
   int64_t panels() const { return (outputs + 15) / 16; }
   int64_t panel_bytes() const { return bytes / panels(); }
@@ -22,7 +23,29 @@ struct Weight {
     with_tile(kind, [&](auto tile) { is = decltype(tile)::plain; });
     return is;
   }
+
+  // The sixteen outputs of panel p from their sums.
+  f32x16 biased(int64_t p, f32x16 sums) const {
+    return bias ? sums + load_some(bias + 16 * p, outputs - 16 * p) : sums;
+  }
 };
+
+inline bool all_plain(const std::vector<Weight>& weights) {
+  return std::all_of(weights.begin(), weights.end(), [](const Weight& w) { return w.plain(); });
+}
+
+// Two panels that are multiplied together, of one weight or of two; the second may be missing.
+struct PanelPair {
+  const Weight* first;
+  int64_t first_panel;
+  const Weight* second;
+  int64_t second_panel;
+};
+
+// The panels of a weight, two at a time.
+inline void add_pairs(const Weight& w, std::vector<PanelPair>& pairs) {
+  for (int64_t p = 0; p < w.panels(); p += 2) pairs.push_back({&w, p, p + 1 < w.panels() ? &w : nullptr, p + 1});
+}
 
 // Ask memory for part i, of `bytes`, of what comes after a tile: 8 kB ahead into the second cache, which can wait for
 // many lines at once, and 512 bytes ahead into the first. Called between pieces of arithmetic: a whole tile asked for
@@ -42,14 +65,15 @@ template <size_t bytes> inline void prefetch(const void* tile, int i) {
 //   a weight of several: for every layer a tag () and a slot () in tables (L,) int32, then a stack of tiles for each
 //   tag
 //
-// `members` says for each weight how many stacks it has; 0 stands for one kind, without tables.
+// `members` says for each weight how many stacks it has; 0 stands for one kind, without tables. Then comes a float32
+// vector for each weight that is `biased`.
 class WeightArgs {
  public:
   WeightArgs(xla::ffi::RemainingArgs args, xla::ffi::Span<const int32_t> members, xla::ffi::Span<const int32_t> kinds,
-             xla::ffi::Span<const int64_t> outputs, int32_t layer)
-      : args_(args), members_(members), kinds_(kinds), outputs_(outputs), layer_(layer) {}
+             xla::ffi::Span<const int64_t> outputs, xla::ffi::Span<const int32_t> biased, int32_t layer)
+      : args_(args), members_(members), kinds_(kinds), outputs_(outputs), biased_(biased), layer_(layer) {}
 
-  // Appends every weight. Returns what is wrong, or null.
+  // Fill `weights`, which is empty. Returns what is wrong, or null.
   const char* read(std::vector<Weight>& weights) {
     for (size_t i = 0; i < members_.size(); i++) {
       int32_t tag = 0, slot = layer_;
@@ -66,6 +90,13 @@ class WeightArgs {
       const int64_t bytes = shape[shape.size() - 2] * shape.back();
       weights.push_back({tiles->typed_data() + (stack ? slot * bytes : 0), outputs_[i], kinds_[kind_ + tag], bytes});
       at_ += std::max(1, members_[i]), kind_ += std::max(1, members_[i]);
+    }
+    for (size_t i = 0; i < members_.size(); i++) {
+      if (!biased_[i]) continue;
+      auto bias = args_.get<xla::ffi::Buffer<xla::ffi::F32>>(at_++);
+      if (bias.has_error() || int64_t(bias->element_count()) != outputs_[i])
+        return "linear: a bias is float32, a number for each output";
+      weights[i].bias = bias->typed_data();
     }
     return nullptr;
   }
@@ -84,6 +115,7 @@ class WeightArgs {
   xla::ffi::RemainingArgs args_;
   xla::ffi::Span<const int32_t> members_, kinds_;
   xla::ffi::Span<const int64_t> outputs_;
+  xla::ffi::Span<const int32_t> biased_;
   int32_t layer_;
   size_t at_ = 0, kind_ = 0;
 };

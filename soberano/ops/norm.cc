@@ -113,14 +113,14 @@ static ffi::Error layer_norm(F32 x, F32 weight, F32 bias, Out y, float eps) {
   return ffi::Error::Success();
 }
 
-static ffi::Error add_layer_norm(F32 x, F32 y, F32 y_bias, F32 weight, F32 bias, Out out, float eps) {
+static ffi::Error add_layer_norm(F32 x, F32 y, F32 weight, F32 bias, Out out, float eps) {
   const int64_t D = x.dimensions().back();
   each_row(x, [&](int64_t r) {
-    const float *a = x.typed_data() + r * D, *b = y.typed_data() + r * D, *c = y_bias.typed_data();
+    const float *a = x.typed_data() + r * D, *b = y.typed_data() + r * D;
     float* to = out->typed_data() + r * D;
     int64_t i = 0;
-    for (; i + 16 <= D; i += 16) store(to + i, load(a + i) + load(b + i) + load(c + i));
-    for (; i < D; i++) to[i] = a[i] + b[i] + c[i];
+    for (; i + 16 <= D; i += 16) store(to + i, load(a + i) + load(b + i));
+    for (; i < D; i++) to[i] = a[i] + b[i];
     layer_norm_row(to, weight.typed_data(), bias.typed_data(), to, D, eps);
   });
   return ffi::Error::Success();
@@ -130,7 +130,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_rms_norm_back_ffi, rms_norm_back,
                               ffi::Ffi::Bind().Arg<F32>().Arg<F32>().Arg<F32>().Ret<F32>().Attr<float>("eps"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     soberano_add_layer_norm_ffi, add_layer_norm,
-    ffi::Ffi::Bind().Arg<F32>().Arg<F32>().Arg<F32>().Arg<F32>().Arg<F32>().Ret<F32>().Attr<float>("eps"));
+    ffi::Ffi::Bind().Arg<F32>().Arg<F32>().Arg<F32>().Arg<F32>().Ret<F32>().Attr<float>("eps"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_layer_norm_ffi, layer_norm,
                               ffi::Ffi::Bind().Arg<F32>().Arg<F32>().Arg<F32>().Ret<F32>().Attr<float>("eps"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(

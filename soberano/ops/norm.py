@@ -57,15 +57,15 @@ def layer_norm(x: Array, weight: Array, bias: Array | None, *, eps: float) -> Ar
 
 
 @op
-def add_layer_norm(x: Array, y: Array, y_bias: Array, weight: Array, bias: Array, *, eps: float) -> Array:
-    """Compute layer_norm(x + y + y_bias): what stands behind each half of a block in the original transformer.
+def add_layer_norm(x: Array, y: Array, weight: Array, bias: Array, *, eps: float) -> Array:
+    """Compute layer_norm(x + y): what stands behind each half of a block in the original transformer.
 
-    x and y (..., D) floating, the rest (D,) -> (..., D) like x. Raises ShapeError. Source: arXiv:1706.03762.
+    x and y (..., D) floating, weight and bias (D,) -> (..., D) like x. Raises ShapeError. Source: arXiv:1706.03762.
     """
     xp = namespace(x)
-    _check("add_layer_norm", "y_bias", y_bias, y)
-    total = x.astype(xp.float32) + y.astype(xp.float32) + y_bias.astype(xp.float32)
-    return layer_norm(total, weight, bias, eps=eps).astype(x.dtype)
+    if x.shape != y.shape:
+        raise ShapeError(f"add_layer_norm: x is {x.shape}, but y is {y.shape}; pass two arrays of one shape")
+    return layer_norm(x.astype(xp.float32) + y.astype(xp.float32), weight, bias, eps=eps).astype(x.dtype)
 
 
 def _check(name: str, argument: str, vector: Array, x: Array) -> None:

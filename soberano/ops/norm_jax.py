@@ -36,12 +36,12 @@ def rms_norm_back(grad: Array, x: Array, weight: Array, *, eps: float) -> Array:
     return fast(grad, x, weight)
 
 
-def add_layer_norm(x: Array, y: Array, y_bias: Array, weight: Array, bias: Array, *, eps: float) -> Array:
+def add_layer_norm(x: Array, y: Array, weight: Array, bias: Array, *, eps: float) -> Array:
     """One pass over x and y; the norm has the bits of `layer_norm`."""
     native_plan()
-    if x.shape != y.shape or any(a.shape != x.shape[-1:] for a in (y_bias, weight, bias)):
+    if x.shape != y.shape or any(a.shape != x.shape[-1:] for a in (weight, bias)):
         raise Unsupported("shapes do not fit; the meaning says how")
-    arrays = (x, y, y_bias, weight, bias)
+    arrays = (x, y, weight, bias)
     if any(a.dtype != jnp.float32 for a in arrays):
         raise Unsupported("norm.cc serves float32 rows, weights and biases")
     call = jax.ffi.ffi_call(

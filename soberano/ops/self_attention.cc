@@ -1,7 +1,7 @@
 // Attention of every token of a text to every other. Meaning: soberano/ops/self_attention.py.
 //
-//   q (B, T, H, E), k and v (B, T, K, E), their biases (H, E), (K, E), (K, E), angles (1 or B, T, pairs) twice, slopes
-//   (H), all float32; lengths (B,) and window () int32 -> out (B, T, H, E) float32
+//   q (B, T, H, E), k and v (B, T, K, E), angles (1 or B, T, pairs) twice, slopes (H), all float32; lengths (B,) and
+//   window () int32 -> out (B, T, H, E) float32
 //
 // A unit of work is a head of a text: its keys are laid crosswise, so that a vector holds 16 of them, and four queries
 // at a time see those of their windows. Each score is summed over the head in order, each output over the keys in
@@ -22,7 +22,7 @@ namespace {
 
 struct Call {
   int64_t B, T, H, K, E;
-  const float *q, *k, *v, *q_bias, *k_bias, *v_bias;
+  const float *q, *k, *v;
   Rotation rotation;
   const float* slopes;
   const int32_t* lengths;
@@ -36,7 +36,7 @@ struct Range {
   int64_t first, last;
 };
 
-// One head of one text of n tokens: keys (E, padded), values (n, E), with their biases, the keys turned.
+// One head of one text of n tokens: keys (E, padded), values (n, E), the keys turned.
 class Head {
  public:
   Head(const Call& call, int64_t b, int64_t h) : c_(call), b_(b), h_(h), slope_(call.slopes[h]) {
@@ -44,12 +44,11 @@ class Head {
     n_ = std::clamp<int64_t>(c_.lengths[b], 0, c_.T), padded_ = (n_ + 31) / 32 * 32;
     keys_ = key_room.room(c_.E * padded_), values_ = value_room.room(n_ * c_.E), scores_ = score_room.room(4 * padded_);
     const int64_t shared = h * c_.K / c_.H;
-    alignas(64) float key[512], turned[512];
+    alignas(64) float turned[512];
     for (int64_t s = 0; s < n_; s++) {
       const int64_t from = ((b * c_.T + s) * c_.K + shared) * c_.E;
-      add(c_.k + from, c_.k_bias + shared * c_.E, key);
-      add(c_.v + from, c_.v_bias + shared * c_.E, values_ + s * c_.E);
-      c_.rotation.turn(key, b, s, c_.E, turned);
+      std::copy_n(c_.v + from, c_.E, values_ + s * c_.E);
+      c_.rotation.turn(c_.k + from, b, s, c_.E, turned);
       for (int64_t e = 0; e < c_.E; e++) keys_[e * padded_ + s] = turned[e];
     }
     for (int64_t e = 0; e < c_.E; e++) std::fill(keys_ + e * padded_ + n_, keys_ + (e + 1) * padded_, 0.0f);
@@ -67,15 +66,10 @@ class Head {
 
   Range seen(int64_t t) const { return {std::max<int64_t>(0, t - c_.window), std::min(n_, t + c_.window + 1)}; }
 
-  void add(const float* x, const float* bias, float* to) const {
-    for (int64_t e = 0; e < c_.E; e += 16) store(to + e, load(x + e) + load(bias + e));
-  }
-
   template <int N> void rows(int64_t t) const {
     alignas(64) float q[N][512], turned[512];
     for (int r = 0; r < N; r++) {
-      add(c_.q + ((b_ * c_.T + t + r) * c_.H + h_) * c_.E, c_.q_bias + h_ * c_.E, q[r]);
-      c_.rotation.turn(q[r], b_, t + r, c_.E, turned);
+      c_.rotation.turn(c_.q + ((b_ * c_.T + t + r) * c_.H + h_) * c_.E, b_, t + r, c_.E, turned);
       for (int64_t e = 0; e < c_.E; e += 16) store(q[r] + e, load(turned + e) * set1(c_.scale));
     }
     const Range all = {seen(t).first, seen(t + N - 1).last};
@@ -149,12 +143,11 @@ using F32 = ffi::Buffer<ffi::F32>;
 
 using S32 = ffi::Buffer<ffi::S32>;
 
-ffi::Error self_attention(F32 q, F32 k, F32 v, F32 q_bias, F32 k_bias, F32 v_bias, F32 cos, F32 sin, F32 slopes,
-                          S32 lengths, S32 window, ffi::ResultBuffer<ffi::F32> out, float scale, bool halves) {
+ffi::Error self_attention(F32 q, F32 k, F32 v, F32 cos, F32 sin, F32 slopes, S32 lengths, S32 window,
+                          ffi::ResultBuffer<ffi::F32> out, float scale, bool halves) {
   const auto shape = q.dimensions(), angles = cos.dimensions();
   Call c = {shape[0], shape[1], shape[2], k.dimensions()[2], shape[3]};
   c.q = q.typed_data(), c.k = k.typed_data(), c.v = v.typed_data();
-  c.q_bias = q_bias.typed_data(), c.k_bias = k_bias.typed_data(), c.v_bias = v_bias.typed_data();
   c.rotation = {cos.typed_data(), sin.typed_data(), angles[0], c.T, angles[2], halves};
   c.slopes = slopes.typed_data(), c.lengths = lengths.typed_data(), c.out = out->typed_data();
   c.window = std::max<int64_t>(0, *window.typed_data()), c.scale = scale;
@@ -175,9 +168,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_self_attention_ffi, soberano::self_attent
                                   .Arg<F32>()  // q
                                   .Arg<F32>()  // k
                                   .Arg<F32>()  // v
-                                  .Arg<F32>()  // q_bias
-                                  .Arg<F32>()  // k_bias
-                                  .Arg<F32>()  // v_bias
                                   .Arg<F32>()  // cos
                                   .Arg<F32>()  // sin
                                   .Arg<F32>()  // slopes

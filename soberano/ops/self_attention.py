@@ -20,7 +20,6 @@ def self_attention(
     k: Array,
     v: Array,
     lengths: Array,
-    biases: tuple[Array, Array, Array] | None = None,
     *,
     scale: float | None = None,
     rotation: Rotation | None = None,
@@ -31,18 +30,15 @@ def self_attention(
     """Attend from q (B, T, H, E) to k and v (B, T, K, E) of the same text -> (B, T, H, E) float32.
 
     lengths (B,) int32: text b is its first lengths[b] tokens; the rest gets zeros. H query heads share K key heads in
-    groups of H / K. `biases` (H*E,), (K*E,) and (K*E,) are added to q, k and v first; then `rotation` turns q and k, as
-    `rope` does. Scores are scaled by `scale`, 1 / sqrt(E) if None. With a `window` () int32, token t sees only tokens
-    t - window to t + window. `slopes` (H,) float32 times the distance of two tokens is taken off their score. Sums in
-    float32. Raises InputError, ShapeError. Sources: arXiv:1706.03762; arXiv:2104.09864 (rotation), arXiv:2004.05150
-    (window), arXiv:2108.12409 (slopes).
+    groups of H / K. First `rotation` turns q and k, as `rope` does. Scores are scaled by `scale`, 1 / sqrt(E) if None.
+    With a `window` () int32, token t sees only tokens t - window to t + window. `slopes` (H,) float32 times the
+    distance of two tokens is taken off their score. Sums in float32. Raises InputError, ShapeError. Sources:
+    arXiv:1706.03762; arXiv:2104.09864 (rotation), arXiv:2004.05150 (window), arXiv:2108.12409 (slopes).
     """
     check(q, k, v, lengths, rotation, pairing, slopes)
     xp = home_of(q).xp
     batch, tokens, heads, width = q.shape
     kv_heads = k.shape[2]
-    if biases is not None:
-        q, k, v = (x + bias.reshape(x.shape[2:]) for x, bias in zip((q, k, v), biases, strict=True))
     if rotation is not None:
         q, k = rope(q, rotation, pairing=pairing), rope(k, rotation, pairing=pairing)
     queries = xp.moveaxis(q.reshape(batch, tokens, kv_heads, heads // kv_heads, width), 1, 3)  # (B, K, G, T, E)

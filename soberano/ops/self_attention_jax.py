@@ -22,7 +22,6 @@ def self_attention(
     k: Array,
     v: Array,
     lengths: Array,
-    biases: tuple[Array, Array, Array] | None = None,
     *,
     scale: float | None = None,
     rotation: Rotation | None = None,
@@ -34,28 +33,22 @@ def self_attention(
     native_plan()
     meaning.check(q, k, v, lengths, rotation, pairing, slopes)
     width = q.shape[3]
-    sizes = [each.shape[2] * width for each in (q, k, v)]
-    if biases is None:
-        biases = tuple(jnp.zeros(size, jnp.float32) for size in sizes)  # type: ignore[assignment]
-    assert biases is not None
     cos, sin = rotation or (jnp.zeros((1, q.shape[1], 0), jnp.float32),) * 2  # no pairs: nothing is turned
     slopes = jnp.zeros(q.shape[2], jnp.float32) if slopes is None else slopes
-    floats = (q, k, v, *biases, cos, sin, slopes)
+    floats = (q, k, v, cos, sin, slopes)
     if any(x.dtype != jnp.float32 for x in floats):
-        raise Unsupported("self_attention.cc serves float32 queries, keys, values, biases, angles and slopes")
+        raise Unsupported("self_attention.cc serves float32 queries, keys, values, angles and slopes")
     if not kernel_serves(width):
         raise Unsupported(f"self_attention.cc serves heads of 16..512 by 16, not {width}")
-    if [bias.size for bias in biases] != sizes:
-        raise Unsupported("shapes do not fit; the meaning says how")
     scale = width**-0.5 if scale is None else scale
     call = jax.ffi.ffi_call(
         native.target("soberano_self_attention_ffi"), jax.ShapeDtypeStruct(q.shape, q.dtype), vmap_method="sequential"
     )
 
     def composed(*arrays: Array) -> Array:
-        q, k, v, q_bias, k_bias, v_bias, cos, sin, slopes, lengths, window = arrays
+        q, k, v, cos, sin, slopes, lengths, window = arrays
         how = {"scale": scale, "rotation": Rotation(cos, sin), "pairing": pairing, "window": window, "slopes": slopes}
-        return meaning.self_attention.meaning(q, k, v, lengths, (q_bias, k_bias, v_bias), **how)
+        return meaning.self_attention.meaning(q, k, v, lengths, **how)
 
     fast = with_gradient_of(composed, partial(call, scale=np.float32(scale), halves=pairing == "halves"))
     return fast(*floats, lengths, jnp.asarray(_EVERYTHING if window is None else window, jnp.int32))

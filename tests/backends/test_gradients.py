@@ -57,7 +57,13 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...], tuple[Any, ...]]] = 
     "rope": (lambda t, c: rope(*t, *c), (normal(2, 6, 2, 8),), (TURN,)),
     "rope in halves": (lambda t, c: rope(*t, *c, pairing="halves"), (normal(2, 6, 2, 10),), (TURN,)),
     "linears": (lambda t, c: sum(linears(c, *t)), (normal(3, 32),), (W, V)),
+    "linears with a bias": (lambda t, c: sum(linears(c, t[0], (None, t[1]))), (normal(3, 32), normal(32)), (W, V)),
     "feed_forward": (lambda t, c: feed_forward(*c, *t), (normal(3, 32),), (W, V, W)),
+    "feed_forward with biases": (
+        lambda t, c: feed_forward(None, *c, t[0], (None, *t[1:]), activation="gelu_erf"),
+        (normal(3, 32), normal(32), normal(32)),
+        (W, V),
+    ),
     "low_ranks": (
         lambda t, c: add(*low_ranks(t[0], t[1:], scales=(0.5, 2.0))),
         (normal(3, 5), (normal(2, 5), normal(4, 2)), (normal(3, 5), normal(4, 3))),

@@ -45,7 +45,7 @@ def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
         "norm.rms_norm": ((x, w), {"eps": 1e-5}),
         "norm.rms_norm_back": ((x, x, w), {"eps": 1e-5}),
         "norm.layer_norm": ((x, w, w), {"eps": 1e-5}),
-        "norm.add_layer_norm": ((x, x, w, w, w), {"eps": 1e-5}),
+        "norm.add_layer_norm": ((x, x, w, w), {"eps": 1e-5}),
         "rope.rotation": ((at, 4), {"base": 1e5, "factors": [1.0, 2.0]}),
         "rope.rope": ((draw(2, 2, 3, 6), Rotation(draw(2, 2, 2), draw(2, 2, 2))), {}),
         "activation.relu": ((x,), {}),

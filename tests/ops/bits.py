@@ -18,9 +18,12 @@ from soberano.core.types import Array
 from soberano.ops import knn_native
 from soberano.ops.attention import attention, write_kv
 from soberano.ops.causal_attention import causal_attention, causal_attention_back
+from soberano.ops.feed_forward import feed_forward
 from soberano.ops.linear import linear
 from soberano.ops.norm import rms_norm
 from soberano.quant import tiles
+from soberano.quant.blocks import format_named
+from soberano.quant.encode import encode
 from soberano.quant.vectors import vectors
 from tests.ops.test_linear import TILED, random_blocks, weight_of
 
@@ -29,10 +32,11 @@ PAGES, PAGE = 12, 32
 
 
 def products(rng: np.random.Generator) -> Iterator[Array]:
-    """Every kind of weight times nine rows, and transposed; what is not finite stays in its row."""
+    """Every kind of weight times few rows and many, and transposed; what is not finite stays in its row."""
     for kind in TILED:
-        x = jax.asarray(rng.normal(size=(9, 512)).astype(np.float32))
-        yield linear(weight_of(kind, "tiles", random_blocks(kind, 150, 512, rng), jax), x)
+        x = jax.asarray(rng.normal(size=(25, 512)).astype(np.float32))
+        weight = weight_of(kind, "tiles", random_blocks(kind, 150, 512, rng), jax)
+        yield from (linear(weight, x), linear(weight, x[:9]))
         packed, y = tiles.pack(kind, random_blocks(kind, 150, 512, rng)), rng.normal(size=(11, 150)).astype(np.float32)
         back, layout = np.zeros((11, 512), np.float32), tiles.layout_of(kind)
         native.call("soberano_linear_transposed", y, packed, back, 11, 512, 150, layout.kind)
@@ -42,6 +46,16 @@ def products(rng: np.random.Generator) -> Iterator[Array]:
             z = jax.to_numpy(linear(weight_of(kind, "tiles", random_blocks(kind, 150, 512, rng), jax), x))
             assert not np.isfinite(z[4]).any() and np.isfinite(z[:4]).all(), (kind.name, bad)
             x = x.at[4, at].set(0)
+    for kind in (TILED[0], format_named("F32")):
+        shapes = ((64, 288), (288, 64))
+        up, down = (weight_of(kind, "tiles", encode(kind, draw(rng, *s)), jax) for s in shapes)
+        biases = (None, jax.asarray(draw(rng, 64)), jax.asarray(draw(rng, 288)))
+        for activation in ("silu", "gelu", "gelu_erf"):
+            yield feed_forward(None, up, down, jax.asarray(draw(rng, 25, 288)), biases, activation=activation)
+
+
+def draw(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.normal(size=shape).astype(np.float32)
 
 
 def cached(rng: np.random.Generator) -> Iterator[Array]:

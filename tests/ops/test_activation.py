@@ -88,20 +88,6 @@ def test_gated_at_real_widths(home: Home, rng: np.random.Generator, shape: Shape
             assert_close(home.to_numpy(actual), ORACLES[kind](gate) * up, size=8, what=f"{unit} {shape.name} {impl}")
 
 
-@pytest.mark.parametrize("form", ["tanh", "erf"])
-@pytest.mark.parametrize("width", [1, 16, 37])
-def test_gelu_with_a_bias(home: Home, rng: np.random.Generator, form: str, width: int) -> None:
-    x, bias = (rng.normal(size=size).astype(np.float32) for size in ((3, 5, width), width))
-    expected = ORACLES["erf" if form == "erf" else gelu](wide(x) + wide(bias))
-    for impl in ("auto", "meaning"):
-        actual = gelu(home.asarray(x), home.asarray(bias), form=form, impl=impl)
-        assert_close(home.to_numpy(actual), expected, size=4, what=f"gelu {form} {impl}")
-    jax = pytest.importorskip("jax")
-    got = jax.grad(lambda bias: gelu(jax.numpy.asarray(x), bias, form=form).sum())(jax.numpy.asarray(bias))
-    oracle = lambda b: float(ORACLES["erf" if form == "erf" else gelu](wide(x) + wide(b)).sum())  # noqa: E731
-    assert_gradient(got, oracle, bias, summed=15, what="gelu by bias")
-
-
 def test_narrow_types_come_back_narrow(home: Home) -> None:
     x = home.asarray(np.linspace(-4, 4, 9).astype(np.float16))
     for run in (

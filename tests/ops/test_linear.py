@@ -70,6 +70,27 @@ def test_a_row_has_the_same_bits_alone_and_in_a_batch(kind: type[BlockFormat], r
         np.testing.assert_array_equal(alone[0], batch[row])
 
 
+@pytest.mark.parametrize("form", ["blocks", "tiles"])
+@pytest.mark.parametrize("kind", [PACKED[1], format_named("F32")], ids=lambda k: k.name)
+def test_biases_are_added(kind: type[BlockFormat], form: str, home: Home, rng: np.random.Generator) -> None:
+    """To whom they belong: of three weights the second has none, and none has a whole number of panels."""
+    raws = [random_blocks(kind, outputs, 64, rng) for outputs in (5, 20, 37)]
+    weights = tuple(weight_of(kind, form, raw, home) for raw in raws)
+    biases = [rng.normal(size=len(raw)).astype(np.float32) for raw in raws]
+    given = (home.asarray(biases[0]), None, home.asarray(biases[2]))
+    for tokens in (1, 19):
+        x = home.asarray(rng.normal(size=(tokens, 64)).astype(np.float32))
+        for role in (None, PROMPT) if home.name == "jax" and native.state()[0] and native.isa() == "amx" else (None,):
+            with using(role):
+                found, bare = linears(weights, x, given), linears(weights, x)
+                assert linear(weights[0], x, given[0]).shape == (tokens, 5)
+            for i, (y, without) in enumerate(zip(found, bare, strict=True)):
+                expected = home.to_numpy(without) + (0 if i == 1 else biases[i])
+                np.testing.assert_array_equal(home.to_numpy(y), expected)
+    with pytest.raises(ShapeError, match=r"linear: bias is \(37,\), but the weight has 5 outputs; pass that many"):
+        linear(weights[0], x, given[2])
+
+
 @needs_native
 def test_products_together_have_the_bits_of_each_alone(rng: np.random.Generator) -> None:
     home = home_named("jax")
@@ -120,6 +141,10 @@ def test_gradient(form: str, rng: np.random.Generator) -> None:
     dense = kind.dequantize(home_named("numpy"), raw).astype(np.float64)
     weight = weight_of(kind, form, raw, home)
     gradient = jax.grad(lambda x: (linear(weight, x) ** 2).sum() / 2)(home.asarray(x))
+    bias = home.asarray(np.ones(5, np.float32))
+    by_bias = jax.grad(lambda bias: (linear(weight, home.asarray(x), bias) ** 2).sum() / 2)(bias)
+    seen = rounded(x, kind) if form == "tiles" and native.state()[0] else x
+    assert_close(by_bias, (seen @ dense.T + 1).sum(0), summed=32, what="gradient of linear by bias")
     if form == "blocks" or not native.state()[0]:
         assert_gradient(gradient, lambda x: float(((x @ dense.T) ** 2).sum()) / 2, x, summed=32, what="linear")
     else:  # forwards with rounded activations, backwards by linears_transposed: d/dx = w^T y

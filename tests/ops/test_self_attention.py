@@ -63,11 +63,8 @@ def test_a_text_sees_itself_and_no_other(
     args = [home.asarray(x) for x in (q, k, v, LENGTHS)]
     found = home.to_numpy(self_attention(*args, impl=impl))
     assert_close(found, expected(q, k, v, LENGTHS), summed=width, what="self_attention")
-    biases = [rng.normal(size=x.shape[2] * width).astype(np.float32) for x in (q, k, v)]
-    found = home.to_numpy(self_attention(*args, tuple(map(home.asarray, biases)), scale=0.1, impl=impl))
-    q, k, v = (x + bias.reshape(x.shape[2:]) for x, bias in zip((q, k, v), biases, strict=True))
-    wanted = expected(q * 0.1 * width**0.5, k, v, LENGTHS)
-    assert_close(found, wanted, summed=width, size=4, what="self_attention with biases")
+    found = home.to_numpy(self_attention(*args, scale=0.1, impl=impl))
+    assert_close(found, expected(q * 0.1 * width**0.5, k, v, LENGTHS), summed=width, what="self_attention, scaled")
 
 
 def turns(home: Home, tokens: int, width: int) -> Rotation:
@@ -88,9 +85,7 @@ def test_where_a_token_stands(
     wanted = expected(q, k, v, lengths, window, slopes)
     assert_close(home.to_numpy(found), wanted, summed=width, what="self_attention with slopes")
     how: dict[str, Any] = {"rotation": turns(home, 45, width), "pairing": "halves", "window": window, "impl": impl}
-    biases = [rng.normal(size=x.shape[2] * width).astype(np.float32) for x in (q, k, v)]
-    found = self_attention(*args, tuple(map(home.asarray, biases)), **how)
-    q, k, v = (x + bias.reshape(x.shape[2:]) for x, bias in zip((q, k, v), biases, strict=True))
+    found = self_attention(*args, **how)
     wanted = expected(turned(q, 100.0), turned(k, 100.0), v, lengths, window)
     assert_close(home.to_numpy(found), wanted, summed=width, size=4, what="self_attention with turns")
 
