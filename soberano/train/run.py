@@ -7,7 +7,6 @@ that an undisturbed one would have made.
 import functools
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,7 +23,7 @@ from soberano.models.model import Model
 from soberano.train import checkpoint
 from soberano.train.adapters import Shape, fresh
 from soberano.train.encode import Encoded
-from soberano.train.optimizer import Rates, optimizer
+from soberano.train.optimizer import Rates, follow, optimizer
 from soberano.train.packing import batch_of, order, pack
 from soberano.train.step import Batch, loss_and_grad, loss_only
 
@@ -77,6 +76,7 @@ class Run:
         self._loss = loss_only(*how, exact=settings.exact)
         self.per_epoch = len(self._steps_of(0))
         self.optimizer = optimizer(settings.rates, settings.epochs * self.per_epoch)
+        self._follow = follow(self.optimizer)
         self.pairs: dict[str, Pair] = fresh(model.module, model.config, settings.shape, settings.seed)
         self.state = self.optimizer.init(self.pairs)
         self.seen = Seen()
@@ -127,14 +127,10 @@ class Run:
             learnt += int((batch.targets >= 0).sum())
             total += float(value)
             gradient = grads if gradient is None else _added(gradient, grads)
-        mean = map_arrays(lambda grad: back(grad) / np.float32(learnt), gradient)
-        norm = math.sqrt(sum(float((each.astype(np.float64) ** 2).sum()) for pair in mean.values() for each in pair))
-        changes, self.state = self.optimizer.update(mean, self.state, self.pairs)
-        self.pairs = {
-            name: Pair(*(np.asarray(old + change) for old, change in zip(pair, changes[name], strict=True)))
-            for name, pair in self.pairs.items()
-        }
-        return total / learnt, learnt, norm
+        gradient = map_arrays(back, gradient)
+        pairs, self.state, norm = self._follow(self.pairs, self.state, gradient, np.float32(learnt))
+        self.pairs = map_arrays(np.asarray, pairs)
+        return total / learnt, learnt, float(norm)
 
     def evaluate(self, texts: Sequence[Encoded]) -> float:
         """The loss of texts for each learnt token, with the adapters as they are now, in nats."""
