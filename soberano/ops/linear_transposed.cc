@@ -127,7 +127,7 @@ extern "C" void soberano_linear_transposed(const float* y, const uint8_t* tiles,
 
 static ffi::Error transposed(ffi::Buffer<ffi::S32> layer, ffi::RemainingArgs args, ffi::ResultBuffer<ffi::F32> x,
                              ffi::Span<const int32_t> members, ffi::Span<const int32_t> kinds,
-                             ffi::Span<const int64_t> outputs, ffi::Span<const int32_t> biased, bool bf16) {
+                             ffi::Span<const int64_t> outputs, ffi::Span<const int32_t> biased, int32_t arithmetic) {
   using namespace soberano;
   const int64_t I = x->dimensions().back(), T = I ? int64_t(x->element_count()) / I : 0;
   std::vector<Weight> weights;
@@ -140,7 +140,7 @@ static ffi::Error transposed(ffi::Buffer<ffi::S32> layer, ffi::RemainingArgs arg
     ys.push_back(y->typed_data());
   }
   if (!T) return ffi::Error::Success();
-  if (!bf16) {
+  if (Arithmetic(arithmetic) != Arithmetic::bf16) {
     transposed_f32(weights, ys, T, I, x->typed_data());
     return ffi::Error::Success();
   }
@@ -163,4 +163,4 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_linear_transposed_ffi, transposed,
                                   .Attr<ffi::Span<const int32_t>>("kinds")
                                   .Attr<ffi::Span<const int64_t>>("outputs")
                                   .Attr<ffi::Span<const int32_t>>("biased")
-                                  .Attr<bool>("bf16"));
+                                  .Attr<int32_t>("arithmetic"));

@@ -54,9 +54,11 @@ def follow(optimizer: Any) -> Callable[..., Any]:
     def step(pairs: Any, state: Any, gradient: Any, learnt: Any) -> Any:
         mean = map_arrays(lambda grad: grad / learnt, gradient)
         changes, state = optimizer.update(mean, state, pairs)
-        return optax.apply_updates(pairs, changes), state, optax.global_norm(mean)
+        length = home.xp.sqrt(sum(home.xp.sum(each * each) for pair in mean.values() for each in pair))
+        return optax.apply_updates(pairs, changes), state, length
 
-    return homes.home("jax").compile(step)
+    home = homes.home("jax")
+    return home.compile(step)
 
 
 def _schedule(rates: Rates, peak: float, steps: int) -> Any:

@@ -39,7 +39,7 @@ class Settings:
     rows: int = 1  # of a batch: what is computed at once
     accumulate: int = 4  # batches of a step
     seed: int = 0
-    exact: bool = False  # float32 where a matrix unit would take bfloat16
+    exact: bool = False  # float32 where kernels would round activations
     patience: int = 0  # evaluations without progress until it stops; 0: never
 
     def check(self) -> None:
@@ -129,7 +129,7 @@ class Run:
             gradient = grads if gradient is None else _added(gradient, grads)
         gradient = map_arrays(back, gradient)
         pairs, self.state, norm = self._follow(self.pairs, self.state, gradient, np.float32(learnt))
-        self.pairs = map_arrays(np.asarray, pairs)
+        self.pairs = {name: Pair(*map(np.asarray, pairs[name])) for name in self.pairs}  # JAX sorts names, we do not
         return total / learnt, learnt, float(norm)
 
     def evaluate(self, texts: Sequence[Encoded]) -> float:
