@@ -1,18 +1,21 @@
-"""`soberano train lora MODEL DATA --out ADAPTER`: fine-tune a model as it is served."""
+"""`soberano train lora MODEL DATA --out ADAPTER`: fine-tune a model as it is served; `train merge`."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
+from soberano.cli import _train_merge
 from soberano.cli._numbers import positive
 
-HELP = "fine-tune: train a LoRA adapter beside the packed weights of a model"
+HELP = "fine-tune: train a LoRA adapter beside the packed weights of a model, or merge one into them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="WHAT")
-    lora = kinds.add_parser("lora", help="an adapter: two small matrices beside each product of the model")
+    lora = kinds.add_parser(
+        "lora", help="an adapter: two small matrices beside each product of the model", allow_abbrev=False
+    )
     lora.add_argument("model", metavar="MODEL", help="a .gguf file, or the name of a pulled model")
     lora.add_argument("data", metavar="DATA", type=Path, help=".jsonl, .json, .parquet, or a folder of them")
     lora.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="where it goes, and goes on from")
@@ -39,9 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lora.add_argument("--cut", action="store_true", help="cut what is longer than a row, rather than refuse it")
     lora.add_argument("--exact", action="store_true", help="float32 even where bfloat16 would be faster")
     lora.add_argument("--json", action="store_true", help="print the card as JSON")
+    _train_merge.add_arguments(kinds.add_parser("merge", help=_train_merge.HELP, allow_abbrev=False))
 
 
 def run(args: argparse.Namespace) -> int:
+    return _train_merge.run(args) if args.kind == "merge" else _lora(args)
+
+
+def _lora(args: argparse.Namespace) -> int:
     from soberano.cli._terminal import progress
     from soberano.models.load import load_decoder
     from soberano.registry.store import resolve

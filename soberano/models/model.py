@@ -11,14 +11,13 @@ from soberano.backends.homes import home
 from soberano.backends.plan import Role, using
 from soberano.backends.tree import map_arrays
 from soberano.core.errors import FileError, InputError, UnsupportedModel
-from soberano.core.hashing import sha256
 from soberano.core.memory import free_memory
 from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
 from soberano.core.types import Array
 from soberano.formats import gguf
 from soberano.models import judge, rank
-from soberano.models.adapter import Adapter, adapt, read_adapter
+from soberano.models.adapter import adapt, read_adapter, refuse_wrong_base
 from soberano.models.architecture import architecture, name_of_file
 from soberano.models.cache import Pages, Room, cache_dtype
 from soberano.models.generate import Generation
@@ -61,8 +60,8 @@ class Model:
         self.chat = _template(file, self.tokenizer)
         self.context = _context(self.config.context, meta.length)
         beside = read_adapter(adapter, said, self.module, self.config) if adapter else None
-        if beside:
-            _refuse_wrong_base(beside, path, adapter, progress)
+        if beside and adapter:
+            refuse_wrong_base(beside, path, adapter, progress)
         count = sum(math.prod(t.shape) for t in file.tensors.values())
         free = free_memory()
         early = weight_bytes(found, "tiles") < free and tiles_expected(backend, progress)
@@ -203,16 +202,6 @@ def refuse_parts(file: gguf.GGUF) -> None:
         raise UnsupportedModel(
             f"{file.path} is one part of a split model (split.count is {parts!r:.20}), and parts cannot be loaded yet; "
             f"join them with llama.cpp's `llama-gguf-split --merge`"
-        )
-
-
-def _refuse_wrong_base(beside: Adapter, path: Path, adapter: Path | None, progress: Progress) -> None:
-    if beside.base_hash is None:
-        log.warning("%s does not say which file it was trained on: it may belong to another model", adapter)
-    elif (found := sha256(path, progress)) != beside.base_hash:
-        raise InputError(
-            f"{adapter} was trained on the file with SHA-256 {beside.base_hash[:16]}..., and {path} has "
-            f"{found[:16]}...; an adapter answers wrongly on another base: get that file"
         )
 
 
