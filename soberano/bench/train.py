@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from soberano.backends import native
-from soberano.bench.llm import backend_label, peak_rss_bytes
+from soberano.bench.llm import backend_label
 from soberano.bench.peers import Process
 from soberano.bench.rows import Row, append, row
 from soberano.core.errors import InputError, SoberanoError
+from soberano.core.memory import peak_memory
 from soberano.core.progress import Progress, silent
 from soberano.models.load import load_decoder
 from soberano.train.encode import Encoded
@@ -158,7 +159,7 @@ def _peer(ask: TrainAsk, way: str, stack: ExitStack) -> tuple[Process, str]:
 
 def _memory(ask: TrainAsk) -> int | None:
     """The most memory of a process that does nothing but a few of our steps."""
-    if peak_rss_bytes() is None:
+    if peak_memory() is None:
         return None
     task = json.dumps([str(ask.path), ask.backend, ask.tokens, ask.exact])
     command = [sys.executable, "-m", "soberano.bench.train"]
@@ -175,7 +176,7 @@ def main() -> None:
     ask = TrainAsk(Path(path), backend=backend, tokens=tokens, steps=1, exact=exact)
     with load_decoder(ask.path, backend=backend, context=64) as model, tempfile.TemporaryDirectory() as folder:
         Run(model, _texts(ask), [], _settings(ask), Path(folder)).train()
-    print(peak_rss_bytes())
+    print(peak_memory())
 
 
 if __name__ == "__main__":

@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lora.add_argument(
         "--patience", type=int, default=0, metavar="N", help="stop after N evaluations that are no better"
     )
+    lora.add_argument(
+        "--save-every", type=float, default=60.0, metavar="SECONDS", help="between checkpoints (default: 60)"
+    )
     lora.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     lora.add_argument("--cut", action="store_true", help="cut what is longer than a row, rather than refuse it")
     lora.add_argument("--exact", action="store_true", help="float32 even where bfloat16 would be faster")
@@ -70,10 +73,11 @@ def _lora(args: argparse.Namespace) -> int:
         patience=args.patience,
     )
     with (
-        progress() as show,
+        progress(notes=True) as show,
         load_decoder(resolve(args.model), backend=args.backend, context=64, progress=show) as model,
     ):
-        card = train_lora(model, args.data, args.out, settings, held_out=args.held_out, cut=args.cut, progress=show)
+        how = {"held_out": args.held_out, "cut": args.cut, "save_every": args.save_every}
+        card = train_lora(model, args.data, args.out, settings, **how, progress=show)
     if args.json:
         print(json.dumps(card))
         return 0

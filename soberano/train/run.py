@@ -17,7 +17,9 @@ import numpy as np
 
 from soberano.backends.tree import map_arrays
 from soberano.core.errors import InputError
+from soberano.core.memory import peak_memory
 from soberano.core.progress import Progress, silent
+from soberano.core.units import bytes_text
 from soberano.models.adapter import Pair
 from soberano.models.model import Model
 from soberano.train import checkpoint
@@ -56,6 +58,7 @@ class Seen:
     epoch: int = 0
     step: int = 0  # of the epoch
     steps: int = 0  # of all
+    before: float | None = None  # the loss on what is held out before the first step
     best: float | None = None  # the least loss of an evaluation
     worse: int = 0  # evaluations since then
 
@@ -67,9 +70,17 @@ class Run:
     """A run: `train()` does what is left of it."""
 
     def __init__(
-        self, model: Model, texts: Sequence[Encoded], held_out: Sequence[Encoded], settings: Settings, folder: Path
+        self,
+        model: Model,
+        texts: Sequence[Encoded],
+        held_out: Sequence[Encoded],
+        settings: Settings,
+        folder: Path,
+        *,
+        save_every: float = 60.0,
     ) -> None:
         settings.check()
+        self.save_every = save_every  # seconds between checkpoints within an epoch: no more than that is lost
         self.model, self.texts, self.held_out, self.settings, self.folder = model, texts, held_out, settings, folder
         how = model.home, model.module_name, model.config, model.plan, settings.shape
         self._gradient = loss_and_grad(*how, exact=settings.exact)
@@ -91,19 +102,30 @@ class Run:
 
     def train(self, tell: Callable[[dict[str, Any]], None] = lambda row: None, progress: Progress = silent) -> None:
         """Do every step that is left; `tell` gets a row of numbers after each step and each evaluation."""
+        if self.held_out and self.seen.before is None:
+            self.seen.before = self.evaluate(self.held_out)
+            tell({"step": 0, "held_out_loss": self.seen.before})
+        saved = time.monotonic()
         for epoch in range(self.seen.epoch, self.settings.epochs):
             steps = self._steps_of(epoch)
             for at in range(self.seen.step, len(steps)):
                 started = time.perf_counter()
                 loss, tokens, norm = self._step(steps[at])
                 self.seen.step, self.seen.steps = at + 1, self.seen.steps + 1
-                total = self.settings.epochs * self.per_epoch
-                progress(f"train, loss {loss:.3f}", self.seen.steps, total, "steps")
-                took = time.perf_counter() - started
+                took, total = time.perf_counter() - started, self.settings.epochs * self.per_epoch
+                progress("train", self.seen.steps, total, f"steps, loss {loss:.3f}, {self._pace(len(steps[at]), took)}")
                 tell({"step": self.seen.steps, "loss": loss, "tokens": tokens, "grad_norm": norm, "seconds": took})
+                if time.monotonic() - saved >= self.save_every:
+                    self.save()
+                    saved = time.monotonic()
             self.seen.epoch, self.seen.step = epoch + 1, 0
             if self._evaluate(tell):
                 break
+
+    def _pace(self, rows: int, seconds: float) -> str:
+        peak = peak_memory()
+        memory = "" if peak is None else f", {bytes_text(peak)}"
+        return f"{rows * self.settings.length / seconds:,.0f} tokens/s{memory}"
 
     def _steps_of(self, epoch: int) -> list[list[list[int]]]:
         """The rows of each step of an epoch: lists of texts by number."""
