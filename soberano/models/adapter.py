@@ -9,7 +9,7 @@ and adapter.lora.alpha, of which alpha / R is the scale (1 where it is missing o
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +17,6 @@ import numpy as np
 
 from soberano.backends import homes
 from soberano.core.errors import FileError, InputError, UnsupportedModel
-from soberano.core.hashing import sha256
-from soberano.core.progress import Progress, silent
 from soberano.core.types import Array
 from soberano.formats import gguf
 from soberano.quant.tensor import AdaptedStack
@@ -78,14 +76,14 @@ def read_adapter(path: str | os.PathLike[str], architecture: str, module: Any, c
         return Adapter(pairs, scales, base if isinstance(base, str) else None)
 
 
-def refuse_wrong_base(beside: Adapter, base: Path, adapter: Path, progress: Progress = silent) -> None:
+def refuse_wrong_base(beside: Adapter, base: Path, adapter: Path, hash_of_base: Callable[[], str]) -> None:
     """Raise InputError where an adapter was trained on another file than `base`; warn where it does not say on which.
 
-    `adapter` is its path, for messages.
+    `adapter` is its path, for messages; the hash is asked for where it is needed, as it takes reading the whole file.
     """
     if beside.base_hash is None:
         log.warning("%s does not say which file it was trained on: it may belong to another model", adapter)
-    elif (found := sha256(base, progress)) != beside.base_hash:
+    elif (found := hash_of_base()) != beside.base_hash:
         raise InputError(
             f"{adapter} was trained on the file with SHA-256 {beside.base_hash[:16]}..., and {base} has "
             f"{found[:16]}...; an adapter answers wrongly on another base: get that file"

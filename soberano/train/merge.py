@@ -5,6 +5,7 @@ block. Where rounding to nearest would lose a part of it, weights are rounded at
 recode.py. Each tensor tells how much of its update is in the file that was written, and how much noise beside it.
 """
 
+import functools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -115,7 +116,8 @@ def merge(
         raise InputError(f"{out} is the model itself; give the merged one another name")
     with gguf.read(base) as file, ThreadPoolExecutor(native.threads()) as pool:
         beside = _adapter(file, adapter)
-        refuse_wrong_base(beside, base, adapter, progress)
+        hash_of_base = functools.cache(lambda: sha256(base, progress))
+        refuse_wrong_base(beside, base, adapter, hash_of_base)
         found: list[Survival] = []
         tensors: dict[str, tuple[type[BlockFormat], np.ndarray | gguf.Chunks]] = {}
         for name, info in file.tensors.items():
@@ -129,7 +131,7 @@ def merge(
         metadata = {key: gguf.Typed(file.kinds[key], value) for key, value in file.metadata.items()}
         if kind:
             metadata.pop("general.file_type", None)  # it named one format for all
-        made_of = {BASE: sha256(base, progress), ADAPTER: sha256(adapter, progress)}
+        made_of = {BASE: hash_of_base(), ADAPTER: sha256(adapter, progress)}
         alignment = file.metadata.get("general.alignment", 32)
         gguf.write(out, metadata | made_of, tensors, alignment=alignment, progress=progress)
     return found
