@@ -1,14 +1,16 @@
-"""`soberano train lora MODEL DATA --out ADAPTER`: fine-tune a model as it is served; `train merge`."""
+"""`soberano train lora MODEL DATA --out ADAPTER`: fine-tune a model as it is served; and what comes after."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
-from soberano.cli import _train_merge
+from soberano.cli import _train_export, _train_merge
 from soberano.cli._numbers import positive
 
 HELP = "fine-tune: train a LoRA adapter beside the packed weights of a model, or merge one into them"
+
+OTHERS = {"merge": _train_merge, "export": _train_export}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lora.add_argument("--epochs", type=positive, default=3, metavar="N", help="default: 3")
     lora.add_argument("--context", type=positive, default=512, metavar="N", help="tokens of a row (default: 512)")
     lora.add_argument("--rows", type=positive, default=1, metavar="N", help="rows computed at once (default: 1)")
+    lora.add_argument(
+        "--devices", type=positive, default=1, metavar="N", help="devices that share the rows, backend xla (default: 1)"
+    )
+    lora.add_argument("--share-base", action="store_true", help="each device holds a share of the model, not a copy")
     lora.add_argument("--accumulate", type=positive, default=4, metavar="N", help="batches of a step (default: 4)")
     lora.add_argument("--held-out", type=float, default=0.05, metavar="X", help="share to evaluate on (default: 0.05)")
     lora.add_argument(
@@ -45,11 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lora.add_argument("--cut", action="store_true", help="cut what is longer than a row, rather than refuse it")
     lora.add_argument("--exact", action="store_true", help="float32 even where bfloat16 would be faster")
     lora.add_argument("--json", action="store_true", help="print the card as JSON")
-    _train_merge.add_arguments(kinds.add_parser("merge", help=_train_merge.HELP, allow_abbrev=False))
+    for name, command in OTHERS.items():
+        command.add_arguments(kinds.add_parser(name, help=command.HELP, allow_abbrev=False))
 
 
 def run(args: argparse.Namespace) -> int:
-    return _train_merge.run(args) if args.kind == "merge" else _lora(args)
+    return OTHERS[args.kind].run(args) if args.kind in OTHERS else _lora(args)
 
 
 def _lora(args: argparse.Namespace) -> int:
@@ -67,6 +74,8 @@ def _lora(args: argparse.Namespace) -> int:
         epochs=args.epochs,
         length=args.context,
         rows=args.rows,
+        devices=args.devices,
+        share_base=args.share_base,
         accumulate=args.accumulate,
         seed=args.seed,
         exact=args.exact,

@@ -20,12 +20,10 @@ from soberano.core.hashing import sha256
 from soberano.core.progress import Progress, silent
 from soberano.formats import gguf
 from soberano.models.adapter import Adapter, read_adapter, refuse_wrong_base
-from soberano.models.architecture import architecture, name_of_file
-from soberano.models.keys import read_config
-from soberano.models.layers import Metadata
 from soberano.quant.blocks import BlockFormat, format_named
 from soberano.quant.encode import encode
 from soberano.quant.recode import recode
+from soberano.train.convert import described
 
 BASE, ADAPTER = "soberano.merged.base.sha256", "soberano.merged.adapter.sha256"
 """Keys of the new file: the files that it was made of."""
@@ -115,7 +113,7 @@ def merge(
     if out.exists() and out.samefile(base):
         raise InputError(f"{out} is the model itself; give the merged one another name")
     with gguf.read(base) as file, ThreadPoolExecutor(native.threads()) as pool:
-        beside = _adapter(file, adapter)
+        beside = read_adapter(adapter, *described(file))
         hash_of_base = functools.cache(lambda: sha256(base, progress))
         refuse_wrong_base(beside, base, adapter, hash_of_base)
         found: list[Survival] = []
@@ -135,12 +133,6 @@ def merge(
         alignment = file.metadata.get("general.alignment", 32)
         gguf.write(out, metadata | made_of, tensors, alignment=alignment, progress=progress)
     return found
-
-
-def _adapter(file: gguf.GGUF, path: Path) -> Adapter:
-    said = file.field("general.architecture", str)
-    module = architecture(name_of_file(said, file.metadata, file.path))
-    return read_adapter(path, said, module, read_config(module, Metadata(file, said)))
 
 
 def _update_of(beside: Adapter, name: str) -> tuple[np.ndarray, np.ndarray] | None:

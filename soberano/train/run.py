@@ -24,6 +24,7 @@ from soberano.models.adapter import Pair
 from soberano.models.model import Model
 from soberano.train import checkpoint
 from soberano.train.adapters import Shape, fresh
+from soberano.train.devices import Devices
 from soberano.train.encode import Encoded
 from soberano.train.optimizer import Rates, follow, optimizer
 from soberano.train.packing import batch_of, order, pack
@@ -41,14 +42,18 @@ class Settings:
     rows: int = 1  # of a batch: what is computed at once
     accumulate: int = 4  # batches of a step
     seed: int = 0
+    devices: int = 1  # that share the rows of a batch
+    share_base: bool = False  # each device holds a share of the frozen weights, and not a copy
     exact: bool = False  # float32 where kernels would round activations
     patience: int = 0  # evaluations without progress until it stops; 0: never
 
     def check(self) -> None:
         """Raise InputError for a number that cannot be."""
-        for name in ("epochs", "length", "rows", "accumulate"):
+        for name in ("epochs", "length", "rows", "accumulate", "devices"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, and must be at least 1")
+        if self.rows % self.devices:
+            raise InputError(f"{self.devices} devices cannot share {self.rows} rows evenly; let rows be a multiple")
 
 
 @dataclass
@@ -85,6 +90,7 @@ class Run:
         how = model.home, model.module_name, model.config, model.plan, settings.shape
         self._gradient = loss_and_grad(*how, exact=settings.exact)
         self._loss = loss_only(*how, exact=settings.exact)
+        self._devices = Devices(model, settings.devices, share=settings.share_base)
         self.per_epoch = len(self._steps_of(0))
         self.optimizer = optimizer(settings.rates, settings.epochs * self.per_epoch)
         self._follow = follow(self.optimizer)
@@ -141,26 +147,25 @@ class Run:
 
     def _step(self, rows: list[list[int]]) -> tuple[float, int, float]:
         """One step of the optimizer: (loss for each learnt token, learnt tokens, length of the gradient)."""
-        send, back = self.model.home.asarray, self.model.home.to_numpy
-        pairs = map_arrays(send, self.pairs)
+        pairs = self._devices.copies(self.pairs)
         total, learnt, gradient = 0.0, 0, None
         for batch in self._batches([[self.texts[i] for i in row] for row in rows]):
-            value, grads = self._gradient(pairs, self.model.weights, map_arrays(send, batch))
+            value, grads = self._gradient(pairs, self._devices.weights, self._devices.rows(batch))
             learnt += int((batch.targets >= 0).sum())
             total += float(value)
             gradient = grads if gradient is None else _added(gradient, grads)
-        gradient = map_arrays(back, gradient)
+        gradient = map_arrays(self.model.home.to_numpy, gradient)
         pairs, self.state, norm = self._follow(self.pairs, self.state, gradient, np.float32(learnt))
         self.pairs = {name: Pair(*map(np.asarray, pairs[name])) for name in self.pairs}  # JAX sorts names, we do not
         return total / learnt, learnt, float(norm)
 
     def evaluate(self, texts: Sequence[Encoded]) -> float:
         """The loss of texts for each learnt token, with the adapters as they are now, in nats."""
-        send, total, learnt = self.model.home.asarray, 0.0, 0
-        pairs = map_arrays(send, self.pairs)
+        total, learnt = 0.0, 0
+        pairs = self._devices.copies(self.pairs)
         rows = [[texts[i] for i in row] for row in pack([len(text.tokens) for text in texts], self.settings.length)]
         for batch in self._batches(rows):
-            total += float(self._loss(pairs, self.model.weights, map_arrays(send, batch)))
+            total += float(self._loss(pairs, self._devices.weights, self._devices.rows(batch)))
             learnt += int((batch.targets >= 0).sum())
         return total / learnt
 
