@@ -10,6 +10,7 @@ from soberano.cli._numbers import positive
 
 HELP = "fine-tune: train a LoRA adapter beside the packed weights of a model, or merge one into them"
 
+STARTS = ("lora", "loftq", "pissa")  # those of soberano.train.starts, which takes NumPy to say
 OTHERS = {"merge": _train_merge, "export": _train_export}
 
 
@@ -25,6 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lora.add_argument("--rank", type=positive, default=16, metavar="R", help="the inner width (default: 16)")
     lora.add_argument("--alpha", type=float, default=32.0, metavar="A", help="the scale is A / R (default: 32)")
     lora.add_argument("--rslora", action="store_true", help="the scale is A / root of R")
+    lora.add_argument(
+        "--start",
+        choices=STARTS,
+        default="lora",
+        help="lora: at nothing; loftq: at what quantising lost; pissa: in the principal directions (default: lora)",
+    )
+    lora.add_argument("--sixteen", metavar="FILE", type=Path, help="a 16-bit copy of the model, for --start loftq")
     lora.add_argument("--rate", type=float, default=2e-4, metavar="X", help="the learning rate (default: 0.0002)")
     lora.add_argument(
         "--schedule", choices=("cosine", "linear", "constant"), default="cosine", help="of the rate (default: cosine)"
@@ -74,6 +82,7 @@ def _lora(args: argparse.Namespace) -> int:
         epochs=args.epochs,
         length=args.context,
         rows=args.rows,
+        start=args.start,
         devices=args.devices,
         share_base=args.share_base,
         accumulate=args.accumulate,
@@ -85,7 +94,7 @@ def _lora(args: argparse.Namespace) -> int:
         progress(notes=True) as show,
         load_decoder(resolve(args.model), backend=args.backend, context=64, progress=show) as model,
     ):
-        how = {"held_out": args.held_out, "cut": args.cut, "save_every": args.save_every}
+        how = {"held_out": args.held_out, "cut": args.cut, "save_every": args.save_every, "sixteen": args.sixteen}
         card = train_lora(model, args.data, args.out, settings, **how, progress=show)
     if args.json:
         print(json.dumps(card))

@@ -134,9 +134,7 @@ def _scale(told: Mapping[str, Any], module: str, rank: int) -> float:
     """alpha / rank, or by its root, as PEFT finds the alpha of a module."""
     alphas = told.get("alpha_pattern") or {}
     if not isinstance(alphas, dict) or not all(re.fullmatch(r"[\w.]+", key) for key in alphas):
-        raise UnsupportedModel(
-            f"{CONFIG}: alpha_pattern is {str(alphas)[:80]}; names of modules are understood, no rules"
-        )
+        raise UnsupportedModel(f"{CONFIG}: alpha_pattern is {str(alphas)[:80]}; only names of modules are understood")
     alpha = next((v for k, v in alphas.items() if f".{module}".endswith(f".{k}")), told.get("lora_alpha"))
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
         raise FileError(f"{CONFIG}: lora_alpha of {module} is {alpha!r}, and must be a number")

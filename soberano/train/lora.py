@@ -51,6 +51,7 @@ def train_lora(
     held_out: float = 0.05,
     cut: bool = False,
     save_every: float = 60.0,
+    sixteen: Path | None = None,
     tell: Callable[[dict[str, Any]], None] = lambda row: None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def train_lora(
     settings.check()
     log.info("%s", check(model, settings.shape, settings.rows, settings.length, free := free_memory()).to_text(free))
     out.mkdir(parents=True, exist_ok=True)
-    run = Run(model, texts, kept, settings, out, save_every=save_every)
+    run = Run(model, texts, kept, settings, out, save_every=save_every, sixteen=sixteen, progress=progress)
     base_hash = sha256(model.path, progress)
     log_path = _cut(out / "loss.jsonl", run.seen.steps)
     with log_path.open("a") as lines:
@@ -78,8 +79,8 @@ def train_lora(
     picture(log_path, out / "loss.png")
     run.pairs = run.best()
     names = {"architecture": model.architecture, "name": out.name, "base_hash": base_hash}
-    write_gguf(out / "adapter.gguf", run.pairs, settings.shape, **names)
-    write_peft(out, run.pairs, settings.shape, module=model.module, config=model.config, base=model.name)
+    write_gguf(out / "adapter.gguf", run.pairs, run.shape, **names)
+    write_peft(out, run.pairs, run.shape, module=model.module, config=model.config, base=model.name)
     card = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "soberano": version("soberano"),

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import optax
 
 from soberano.backends import homes
-from soberano.backends.tree import map_arrays
 from soberano.core.errors import InputError
 from soberano.models.adapter import Pair
 
@@ -45,20 +44,25 @@ def optimizer(rates: Rates, steps: int) -> Any:
     return optax.chain(optax.clip_by_global_norm(rates.clip), optax.multi_transform(adam, labels))
 
 
-def follow(optimizer: Any) -> Callable[..., Any]:
+def follow(optimizer: Any, trained: Any) -> Callable[..., Any]:
     """A function (adapters, state, summed gradient, learnt tokens) -> (adapters, state, length of the mean gradient).
 
-    Compiled, and all three in one pass over memory.
+    Compiled, and all three in one pass over memory. `trained` is a tree like the adapters: 0 for what stays as it is.
     """
 
     def step(pairs: Any, state: Any, gradient: Any, learnt: Any) -> Any:
-        mean = map_arrays(lambda grad: grad / learnt, gradient)
+        mean = _each(lambda grad, of: grad / learnt * of, gradient, trained)
         changes, state = optimizer.update(mean, state, pairs)
+        changes = _each(lambda change, of: change * of, changes, trained)
         length = home.xp.sqrt(sum(home.xp.sum(each * each) for pair in mean.values() for each in pair))
         return optax.apply_updates(pairs, changes), state, length
 
     home = homes.home("jax")
     return home.compile(step)
+
+
+def _each(change: Callable[[Any, Any], Any], pairs: Any, others: Any) -> Any:
+    return {name: Pair(*map(change, pair, others[name])) for name, pair in pairs.items()}
 
 
 def _schedule(rates: Rates, peak: float, steps: int) -> Any:

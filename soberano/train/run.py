@@ -23,11 +23,12 @@ from soberano.core.units import bytes_text
 from soberano.models.adapter import Pair
 from soberano.models.model import Model
 from soberano.train import checkpoint
-from soberano.train.adapters import Shape, fresh
+from soberano.train.adapters import Shape
 from soberano.train.devices import Devices
 from soberano.train.encode import Encoded
 from soberano.train.optimizer import Rates, follow, optimizer
 from soberano.train.packing import batch_of, order, pack
+from soberano.train.starts import Start, begin, trained
 from soberano.train.step import Batch, loss_and_grad, loss_only
 
 
@@ -42,6 +43,7 @@ class Settings:
     rows: int = 1  # of a batch: what is computed at once
     accumulate: int = 4  # batches of a step
     seed: int = 0
+    start: Start = "lora"  # see soberano.train.starts
     devices: int = 1  # that share the rows of a batch
     share_base: bool = False  # each device holds a share of the frozen weights, and not a copy
     exact: bool = False  # float32 where kernels would round activations
@@ -83,18 +85,21 @@ class Run:
         folder: Path,
         *,
         save_every: float = 60.0,
+        sixteen: Path | None = None,
+        progress: Progress = silent,
     ) -> None:
+        """`sixteen` is a 16-bit copy of the model, for the start that needs one. Raises what `begin` does."""
         settings.check()
         self.save_every = save_every  # seconds between checkpoints within an epoch: no more than that is lost
         self.model, self.texts, self.held_out, self.settings, self.folder = model, texts, held_out, settings, folder
-        how = model.home, model.module_name, model.config, model.plan, settings.shape
+        self.pairs, self.shape = begin(model, settings.shape, settings.seed, settings.start, sixteen, progress)
+        how = model.home, model.module_name, model.config, model.plan, self.shape
         self._gradient = loss_and_grad(*how, exact=settings.exact)
         self._loss = loss_only(*how, exact=settings.exact)
         self._devices = Devices(model, settings.devices, share=settings.share_base)
         self.per_epoch = len(self._steps_of(0))
         self.optimizer = optimizer(settings.rates, settings.epochs * self.per_epoch)
-        self._follow = follow(self.optimizer)
-        self.pairs: dict[str, Pair] = fresh(model.module, model.config, settings.shape, settings.seed)
+        self._follow = follow(self.optimizer, trained(self.pairs, settings.start))
         self.state = self.optimizer.init(self.pairs)
         self.seen = Seen()
         found = checkpoint.load(folder, (self.pairs, self.state))
