@@ -48,6 +48,7 @@ ROOMS: dict[str, tuple[list[str], str]] = {
     "rich": (["cli/*.py"], "terminals only"),
     "pyarrow": (["formats/*.py"], "columns for other programs; an extra"),
     "optax": (["train/*.py"], "optimizers and schedules; an extra"),
+    "flax": (["train/*.py"], "heads on frozen embeddings; an extra"),
     "llama_cpp": (["bench/peer_llama_cpp.py"], "a peer to measure against, where somebody has it"),
     "faiss": (["bench/peer_knn.py"], "as llama_cpp"),
     "usearch": (["bench/peer_knn.py"], "as llama_cpp"),
