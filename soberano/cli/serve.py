@@ -20,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--api-key-file", metavar="FILE", help="ask clients for the key that stands in this file")
     parser.add_argument("--name", metavar="NAME", help="what clients call the model (default: MODEL, or its stem)")
+    parser.add_argument(
+        "--head", metavar="FOLDER", help="a head of this encoder: /v1/classify or /v1/rerank answer with it"
+    )
     add_loading(parser)
     add_long_chats(parser)
 
@@ -55,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
             backend=args.backend,
             context=args.context,
             cache=args.cache,
+            head=args.head,
             api_key=key,
             long_chats=args.long_chats,
             progress=show,

@@ -5,9 +5,10 @@ import json
 import sys
 from pathlib import Path
 
+from soberano.cli import _train_head
 from soberano.cli._numbers import positive
 
-HELP = "fine-tune: train a LoRA adapter beside the packed weights of a model"
+HELP = "fine-tune: train a LoRA adapter beside the packed weights of a model, or a head on a frozen encoder"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lora.add_argument("--cut", action="store_true", help="cut what is longer than a row, rather than refuse it")
     lora.add_argument("--exact", action="store_true", help="float32 even where bfloat16 would be faster")
     lora.add_argument("--json", action="store_true", help="print the card as JSON")
+    _train_head.add(kinds)
 
 
 def run(args: argparse.Namespace) -> int:

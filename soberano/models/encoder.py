@@ -112,7 +112,9 @@ class Encoder:
             )
         if head is not None:
             if self.ranks:
-                raise InputError(f"{file.path} is a cross-encoder with a head of its own; a trained one takes none of it")
+                raise InputError(
+                    f"{file.path} is a cross-encoder with a head of its own; a trained one takes none of it"
+                )
             head.check(file.path, sentence, self.config.width, progress)
         self.path, self.name, self.tokenizer, self.sentence, self.head = file.path, name, tokenizer, sentence, head
         if tokenizer.size > self.config.vocabulary:
@@ -223,7 +225,9 @@ class Encoder:
         if isinstance(texts, str):
             raise InputError(f"texts is the string {texts!r:.60}; give a list of strings")
         if self.head is None or self.head.kind != "classifier":
-            raise InputError(f"{self.name} has no head that classifies; load it with one: head=FOLDER, or --head FOLDER")
+            raise InputError(
+                f"{self.name} has no head that classifies; load it with one: head=FOLDER, or --head FOLDER"
+            )
         vectors = self.embed(texts, progress=progress)
         return classified(self.head.labels, self.head.classify(vectors)) if len(vectors) else []
 

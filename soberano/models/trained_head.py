@@ -104,7 +104,9 @@ class TrainedHead:
         now = Reads.of(sentence, width, self.reads.context)
         if now != self.reads:
             was, other = ({k: v for k, v in asdict(r).items() if k != "context"} for r in (self.reads, now))
-            raise InputError(f"the head was trained on vectors made with {was}, and {path} says {other}: train it again")
+            raise InputError(
+                f"the head was trained on vectors made with {was}, and {path} says {other}: train it again"
+            )
 
 
 def pair_features(query: Array, documents: Array) -> Array:

@@ -174,6 +174,7 @@ def serve(
     context: int | None = None,
     sequences: int = 4,
     cache: str | None = None,
+    head: str | Path | None = None,
     api_key: str | None = None,
     max_running: int = 16,
     max_waiting: int = 64,
@@ -189,8 +190,8 @@ def serve(
     the full context; up to `max_running` shorter ones share it. Clients know the model as `name`, else as the stem of
     its path, and may always use the name it has for itself. `on_ready` is called once, before the address is printed:
     when nothing is left to wait for. `demo` adds a line on what to do first. A second signal ends without grace.
-    `long_chats` says what is done with conversations that no longer fit: see soberano.models.long_chats.
-    Raises InputError when there is no listening at `host` and `port`, and what loading raises.
+    `long_chats` says what is done with conversations that no longer fit: see soberano.models.long_chats. `head` is the
+    folder of a head that was trained on this encoder. Raises InputError when there is no listening at `host` and `port`, and what loading raises.
     """
 
     def watched(label: str, done: int, total: int | None, unit: str) -> None:
@@ -199,7 +200,7 @@ def serve(
         progress(label, done, total, unit)
 
     engine = Engine(
-        _loader(model, watched, backend=backend, context=context, sequences=sequences, cache=cache),
+        _loader(model, watched, backend=backend, context=context, sequences=sequences, cache=cache, head=head),
         name=name or (_stem(model) if isinstance(model, str | Path) else None),
         max_running=max_running,
         max_waiting=max_waiting,
@@ -302,7 +303,8 @@ async def _until_told(
 
 def _purpose(model: Loaded) -> str:
     if isinstance(model, Encoder):
-        return "reranking" if model.ranks else "embeddings"
+        classes = model.head is not None and model.head.kind == "classifier"
+        return "reranking" if model.scores else "classification" if classes else "embeddings"
     return "chat page"
 
 

@@ -43,7 +43,7 @@ def read(body: Any, model: Loaded) -> Asked:
             raise RequestError(f"{name} is missing; send {what}", name, code="missing_parameter")
     if "instruction" in body and isinstance(model, Encoder):
         raise RequestError(
-            "instruction is not served: this model is a cross-encoder; leave it out",
+            f"instruction is not served: this model {'is a cross-encoder' if model.ranks else 'has a head of its own'}; leave it out",
             "instruction",
             code="unsupported_parameter",
         )

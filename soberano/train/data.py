@@ -148,7 +148,9 @@ def _parsed(raw: bytes, where: str) -> Any:
 
 def _example(value: Any, where: str) -> Example:
     if not isinstance(value, dict):
-        raise InputError(f"{where} holds a {type(value).__name__}, and must hold an object with the fields of an example")
+        raise InputError(
+            f"{where} holds a {type(value).__name__}, and must hold an object with the fields of an example"
+        )
     return Example(value, where)
 
 
