@@ -1,4 +1,4 @@
-"""`soberano train head ENCODER DATA --out FOLDER`: a classifier, or relevance, on what a frozen encoder makes of texts."""
+"""`soberano train head ENCODER DATA --out FOLDER`: a classifier, or relevance, on the vectors of a frozen encoder."""
 
 import argparse
 import json
@@ -96,6 +96,6 @@ def _told(card: dict[str, Any], out: Path, model: str) -> list[str]:
             lines.append("rows: the label; columns: what the head said")
             for label, row in zip(card["labels"], table, strict=True):
                 lines.append(f"{printable(label[:24], lines=False):>24} " + " ".join(f"{count:6}" for count in row))
-    ask = f"soberano classify {model} --head {out} TEXT" if card["labels"] else f"soberano rerank {model} QUERY DOC"
-    lines.append(f"Try it: {ask}" + ("" if card["labels"] else f" --head {out}"))
+    ask = f"soberano classify {model} TEXT" if card["labels"] else f"soberano rerank {model} QUERY DOC"
+    lines.append(f"Try it: {ask} --head {out}")
     return lines

@@ -1,4 +1,4 @@
-"""`soberano classify ENCODER --head FOLDER TEXT…`: say what each text is, with a head that was trained on the encoder."""
+"""`soberano classify ENCODER TEXT… --head FOLDER`: say what texts are, with a head that was trained on the encoder."""
 
 import argparse
 import json

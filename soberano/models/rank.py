@@ -32,7 +32,7 @@ class Pairs(NamedTuple):
     apart: bool = False  # the query is read by itself, first, and then each document by itself
 
     @property
-    def count(self) -> int:
+    def documents(self) -> int:
         """How many documents there are."""
         return len(self.tokens) - self.apart
 
@@ -85,7 +85,7 @@ def rerank(
 
 def scores(model: Ranker, pairs: Pairs, progress: Progress = silent) -> list[float]:
     """The score of each pair, in order."""
-    found, done = [0.0] * pairs.count, 0
+    found, done = [0.0] * pairs.documents, 0
     for part in _steps(model.start_ranking(pairs.tokens)):
         for place, row in zip(part.places, part.rows, strict=True):
             found[place] = float(row[0])

@@ -14,24 +14,20 @@ class Relevances:
     def __init__(self, encoding: Encoding, head: TrainedHead) -> None:
         """`encoding` is of the query, and behind it of the documents."""
         self.prompt_tokens, self.completion_tokens = encoding.prompt_tokens, 0
-        self.finish_reason = encoding.finish_reason
+        self.done, self.finish_reason, self.timings = encoding.done, encoding.finish_reason, encoding.timings
         self._encoding, self._head = encoding, head
         self._rows: dict[int, np.ndarray] = {}
 
-    @property
-    def done(self) -> bool:
-        """Whether nothing is left to do."""
-        return self._encoding.done
-
-    @property
-    def timings(self) -> dict[str, float]:
-        """Seconds of what was done."""
-        return self._encoding.timings
-
     def step(self) -> Sequence[Vectors]:
-        """Run one batch; return the scores (n, 1) float64 of all documents with the last."""
-        for part in self._encoding.step():
-            self._rows.update(zip(part.places, part.rows, strict=True))
+        """Run one batch; return the scores (n, 1) float64 of all documents with the last.
+
+        Whatever it raises, the ranking is done.
+        """
+        try:
+            for part in self._encoding.step():
+                self._rows.update(zip(part.places, part.rows, strict=True))
+        finally:
+            self.done, self.timings = self._encoding.done, self._encoding.timings
         if not self.done or len(self._rows) < 2:
             return []
         documents = np.stack([self._rows[i] for i in range(1, len(self._rows))])
@@ -42,3 +38,4 @@ class Relevances:
         """Let go of the vectors."""
         self._rows.clear()
         self._encoding.close()
+        self.done = True

@@ -171,7 +171,8 @@ def read_head(folder: str | os.PathLike[str]) -> TrainedHead:
     if not path.is_file():
         raise FileError(f"{folder} holds no head ({CARD} is missing); `soberano train head` makes one")
     card = read_object(path, MAX_CARD)
-    kind, labels = card.get("kind"), card.get("labels")
+    kind: Any = card.get("kind")
+    labels: Any = card.get("labels")
     if card.get("format") != FORMAT or kind not in get_args(Kind):
         said = f"format {card.get('format')!r:.40} and kind {kind!r:.40}"
         raise FileError(f"{path} says {said}; known are format {FORMAT}, {' and '.join(get_args(Kind))}")

@@ -191,7 +191,8 @@ def serve(
     its path, and may always use the name it has for itself. `on_ready` is called once, before the address is printed:
     when nothing is left to wait for. `demo` adds a line on what to do first. A second signal ends without grace.
     `long_chats` says what is done with conversations that no longer fit: see soberano.models.long_chats. `head` is the
-    folder of a head that was trained on this encoder. Raises InputError when there is no listening at `host` and `port`, and what loading raises.
+    folder of a head that was trained on this encoder.
+    Raises InputError when there is no listening at `host` and `port`, and what loading raises.
     """
 
     def watched(label: str, done: int, total: int | None, unit: str) -> None:

@@ -109,7 +109,7 @@ async def rank(request: web.Request) -> web.Response:
         size = len(asked.query) * len(asked.documents) + sum(map(len, asked.documents))
         pairs = await state.desk.run(size, rerank.pairs, asked, model)
         run.submit([(pairs.tokens, Rank())])
-        scores, prompt_tokens = await embeddings.collect(request, run, pairs.count, state.heartbeat_s)
+        scores, prompt_tokens = await embeddings.collect(request, run, pairs.documents, state.heartbeat_s)
     text = rerank.body(asked, scores, state.engine.name, prompt_tokens, pairs.cut)
     return web.json_response(text=text)
 

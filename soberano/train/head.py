@@ -73,7 +73,7 @@ class _Network(nnx.Module):
 
 @nnx.jit
 def _step(network: _Network, optimizer: nnx.Optimizer, x: Any, targets: Any, weights: Any) -> Any:
-    """One step on a batch: x (B, I), targets (B, C), weights (B,), 0 for a row that only fills the batch -> the loss."""
+    """One step on a batch: x (B, I), targets (B, C), weights (B,), 0 for a row that only fills it -> the loss."""
 
     def loss(network: _Network) -> Any:
         logits = network(x)
@@ -194,7 +194,8 @@ class Training:
         net = self._network
         skip, hidden, out = (np.asarray(each.kernel[...], np.float64).T for each in (net.skip, net.hidden, net.out))
         skip, hidden = skip / self.spread, hidden / self.spread
-        inner, bias = (np.asarray(each.bias[...], np.float64) for each in (net.hidden, net.out))
+        biases: tuple[Any, ...] = (net.hidden.bias, net.out.bias)
+        inner, bias = (np.asarray(each[...], np.float64) for each in biases)
         found = Layers(skip, hidden, inner - hidden @ self.mean, out, bias - skip @ self.mean)
         return Layers(*(np.ascontiguousarray(each, np.float32) for each in found))
 

@@ -61,6 +61,6 @@ def auc(fits: np.ndarray, found: np.ndarray) -> float | None:
     yes, no = int(fits.sum()), int((~fits).sum())
     if not yes or not no:
         return None
-    values, place, counts = np.unique(found, return_inverse=True, return_counts=True)
+    _, place, counts = np.unique(found, return_inverse=True, return_counts=True)
     middle = np.cumsum(counts) - (counts - 1) / 2  # the mean rank, from 1, of equal values
     return float((middle[place][fits].sum() - yes * (yes + 1) / 2) / (yes * no))
