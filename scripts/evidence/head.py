@@ -3,9 +3,9 @@
     soberano pull minilm            once
     make evidence TOPIC=head        some minutes
 
-Examples are made of SOBERANO_SHARED: the questions of `chunking` with the corpus that each was asked of, and Cranfield's
-queries with their relevant abstracts and, as negatives, the nearest by cosine that are not. What is printed was measured
-on questions and queries that were held out. It fails when a head is worse than its baseline.
+Examples are made of SOBERANO_SHARED: the questions of `chunking` with the corpus that each was asked of, and of each of
+Cranfield's queries the nearest abstracts by cosine, which the head is to put into a better order. What is printed was
+measured on questions and queries that were held out. It fails when a head is worse than its baseline.
 """
 
 import csv
@@ -26,7 +26,7 @@ from soberano.models.load import load_encoder
 from soberano.registry.store import resolve
 from soberano.train.head import HeadSettings, train_head
 
-NEAREST = 30
+NEAREST = 50
 SEEDS = (0, 1, 2)
 
 
@@ -44,8 +44,9 @@ def judgements(data: Path, model: Encoder) -> Iterator[dict[str, Any]]:
     names = [name for name, text in documents.items() if text]
     near = model.embed(list(queries.values())) @ model.embed([documents[name] for name in names]).T
     for (key, query), row in zip(queries.items(), near, strict=True):
-        fits = sorted(name for name in judged.get(key, ()) if documents.get(name))
-        others = [names[i] for i in np.argsort(-row, kind="stable")[:NEAREST] if names[i] not in judged.get(key, ())]
+        nearest = [names[i] for i in np.argsort(-row, kind="stable")[:NEAREST]]
+        fits = [name for name in nearest if name in judged.get(key, ())]
+        others = [name for name in nearest if name not in judged.get(key, ())]
         if fits and others:
             yield {
                 "query": query,

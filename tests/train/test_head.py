@@ -52,7 +52,8 @@ def separable(kind: str, seed: int = 0) -> tuple[Examples, np.ndarray]:
     """Examples whose vectors say what they are: of classes the sign of a number, of relevance that of a product."""
     rng = np.random.default_rng(seed)
     vectors = rng.standard_normal((240, 16)).astype(np.float32)
-    vectors[:, 3] += np.sign(vectors[:, 3])
+    if kind == "classifier":
+        vectors[:, 3] += np.sign(vectors[:, 3])
     texts = [str(i) for i in range(len(vectors))]
     if kind == "classifier":
         targets = np.eye(2, dtype=np.float32)[(vectors[:, 3] > 0).astype(int)]
