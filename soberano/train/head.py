@@ -137,7 +137,8 @@ class Training:
 
     def run(self, tell: Callable[[dict[str, Any]], None] = lambda row: None, progress: Progress = silent) -> None:
         """Do every epoch, or stop when what is watched gets no better; `tell` gets the numbers of each epoch."""
-        s, best, worse = self.settings, float("inf"), 0
+        s, worse = self.settings, 0
+        best = self.badness(self.layers) if len(self.watched) else float("inf")
         optimizer = nnx.Optimizer(self._network, optax.adamw(s.rate, weight_decay=s.decay), wrt=nnx.Param)
         for epoch in range(s.epochs):
             turn = self.learnt[np.random.default_rng([s.seed, 3, epoch]).permutation(len(self.learnt))]
@@ -148,7 +149,7 @@ class Training:
             row = {"epoch": epoch + 1, "loss": total / len(turn)}
             layers = self._exported()
             if len(self.watched):
-                row["validation_loss"] = now = self.loss(self.watched, layers)
+                row["validation"] = now = self.badness(layers)
                 worse = 0 if now < best else worse + 1
                 best = min(best, now)
             if not worse:
@@ -156,7 +157,22 @@ class Training:
             tell(row)
             progress(f"train, loss {row['loss']:.3f}", epoch + 1, s.epochs, "epochs")
             if 0 < s.patience <= worse:
-                return
+                break
+        if self.examples.kind == "relevance":
+            self.layers = self._calibrated(self.layers)
+
+    def badness(self, layers: Layers) -> float:
+        """How bad a head is on what is watched: 1 - nDCG@10 where queries have a choice, else the loss.
+
+        The order within a query is what relevance is for, and the loss over all pairs may fall while it gets worse.
+        """
+        if self.examples.kind == "relevance":
+            rows = self.watched
+            found = self.logits(rows, layers)[:, 0]
+            order = rank_report(self.examples.groups[rows], self.examples.targets[rows, 0], found)["ndcg_at_10"]
+            if order is not None:
+                return 1 - order
+        return self.loss(self.watched, layers)
 
     def report(self) -> dict[str, Any] | None:
         """What was held out, before (the commonest label; the cosine) and after; None where nothing was."""
@@ -188,6 +204,24 @@ class Training:
         weights = np.concatenate([self.weights[part], np.zeros(short, np.float32)])
         x = (self.features(rows) - self.mean) / self.spread
         return x.astype(np.float32), self.examples.targets[rows], weights
+
+    def _calibrated(self, layers: Layers) -> Layers:
+        """The head with logits a z + b that make the least loss on what was learnt: the order stays (a > 0).
+
+        Source: Platt 1999, Probabilistic outputs for support vector machines; by Newton's method.
+        """
+        z, y = self.logits(self.learnt, layers)[:, 0].astype(np.float64), self.examples.targets[self.learnt, 0]
+        x = np.stack([z, np.ones_like(z)], axis=1)  # (n, 2)
+        weights, ab = self.weights[self.learnt].astype(np.float64), np.array([1.0, 0.0])
+        for _ in range(30):
+            p = 0.5 + 0.5 * np.tanh(x @ ab / 2)
+            slope = x.T @ (weights * (p - y)) / weights.sum() + 1e-6 * ab
+            bend = (x * (weights * p * (1 - p))[:, None]).T @ x / weights.sum() + 1e-6 * np.eye(2)
+            ab = ab - np.linalg.solve(bend, slope)
+        if not np.isfinite(ab).all() or ab[0] <= 0:  # what was learnt contradicts itself: leave it as it is
+            return layers
+        a, b = np.float32(ab[0]), np.float32(ab[1])
+        return layers._replace(skip=a * layers.skip, out=a * layers.out, bias=a * layers.bias + b)
 
     def _exported(self) -> Layers:
         """The head as it is now, on features as they are."""

@@ -104,7 +104,7 @@ def test_patience_ends_it_and_the_best_is_kept() -> None:
     rows: list[dict[str, Any]] = []
     training = Training(*separable("classifier"), replace(SETTINGS, rate=0.3, epochs=200, patience=3))
     training.run(rows.append)
-    losses = [row["validation_loss"] for row in rows]
+    losses = [row["validation"] for row in rows]
     assert len(rows) < 200 and training.epochs == 1 + int(np.argmin(losses)) == len(rows) - 3
     assert training.loss(training.watched, training.layers) == min(losses)
 
