@@ -4,6 +4,7 @@
     export PEER_PYTHON=FOLDER/bin/python
     make evidence TOPIC=encoder                   a few minutes, on an idle machine
     scripts/evidence/encoder.py people            one of: ids vectors speed people
+    RESULTS=benchmarks/results                    adds the rows of `speed`
 
 Texts are sentences of the Cranfield abstracts in SOBERANO_SHARED. The judgements of people travel in the package
 gensim: Lee's 50 news texts, compared in pairs by students, and the word pairs of WordSim-353 and SimLex-999.
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from soberano.bench.rows import append, row
 from soberano.core.settings import settings
 from soberano.models.encoder import Encoder
 from soberano.models.load import load_encoder
@@ -120,6 +122,9 @@ def speed(peers: Peers, exact: Encoder, fast: Encoder, texts: list[str]) -> Iter
         kind = "f32" if model is exact else "bf16"
         best = max((each for each in names if each.endswith(kind)), key=lambda each: rate[each])
         ratio = rate[name] / rate[best]
+        if folder := os.environ.get("RESULTS"):
+            case = f"all-MiniLM-L6-v2 embed, batch 32, {kind}"
+            append([row(model.plan.backend, case, rate[name], "texts/s", rate[best], best)], Path(folder))
         yield show(f"{name} against the best of {kind}, {best} (at least 1.2)", f"{ratio:.2f}x", ratio >= 1.2)
 
 

@@ -23,6 +23,7 @@ from soberano.models.model import Model
 from soberano.models.options import Options
 from soberano.registry.store import resolve
 from soberano.train.lora import train_lora
+from soberano.train.merge import merge, total
 from soberano.train.optimizer import Rates
 from soberano.train.run import Settings
 
@@ -77,7 +78,24 @@ def main() -> int:
             peer.ask(do="logits", tokens=text, single=False, out=str(out))
         d = distance([np.load(out)], [rows])
         good &= show(f"best token as llama.cpp's with the adapter: {d.agreement:.2%}", d.agreement >= 0.95)
+    for kind in (None, "Q8_0"):
+        good &= merged(path, adapter, folder / "merged.gguf", kind, text, rows)
     return 0 if good else 1
+
+
+def merged(path: Path, adapter: Path, out: Path, kind: str | None, text: list[int], rows: np.ndarray) -> bool:
+    """Whether a merged file says who it is without the adapter, here and, where it is named, in llama.cpp."""
+    whole = total(merge(path, adapter, out, kind=kind))
+    said, _, here = looked_at(out, None)
+    what = f"merged as {whole.format}: {whole.kept:.0%} of the update, noise of {whole.noise:.1f} times it"
+    agreement = distance([rows], [here]).agreement
+    good = show(f"{what}; best token as the adapter's: {agreement:.2%}; says {said[0]!r}", "Sobi" in said[0])
+    if python := os.environ.get("PEER_PYTHON"):
+        with Peer("llama.cpp", out, 2, CONTEXT, python) as peer:
+            peer.ask(do="logits", tokens=text, single=False, out=str(out.with_suffix(".npy")))
+        theirs = distance([np.load(out.with_suffix(".npy"))], [here])
+        good &= show(f"  and in llama.cpp: best token as here {theirs.agreement:.2%}", theirs.agreement >= 0.95)
+    return good
 
 
 if __name__ == "__main__":

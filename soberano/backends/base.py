@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from soberano.core.errors import Unsupported
 from soberano.core.types import Array, Namespace
 
 
@@ -95,6 +96,15 @@ class Home:
         from soberano.backends.tape import value_and_grad
 
         return value_and_grad(function)
+
+    def spread(self, array: Array, count: int, axis: int | None) -> Array:
+        """Lay an array over `count` devices, cut along an axis, or a copy on each where it is None.
+
+        What is compiled runs on all devices that its arguments lie on. Raises Unsupported where there are not so many.
+        """
+        if count != 1:
+            raise Unsupported(f"{self.name} computes on one device, not on {count}; the backend xla takes several")
+        return array
 
     def checkpoint(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The same function, whose insides are computed again for a gradient instead of kept, where that helps."""

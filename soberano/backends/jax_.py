@@ -89,6 +89,16 @@ class JaxHome(Home):
 
         return jax.value_and_grad(ruled)
 
+    def spread(self, array: Array, count: int, axis: int | None) -> Array:
+        devices = jax.devices()
+        if count > len(devices):
+            raise Unsupported(f"there are {len(devices)} devices of JAX, {devices[0].platform}, and not {count}")
+        if count == 1:
+            return array
+        mesh = jax.sharding.Mesh(np.array(devices[:count]), ("data",))
+        cut = [] if axis is None else [None] * axis + ["data"]
+        return jax.device_put(array, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*cut)))
+
     def checkpoint(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return jax.checkpoint(function)
 

@@ -27,6 +27,7 @@ class Plan:
     isa: str = "none"  # the instruction set of those kernels: amx, avx512, avx2, neon, portable
     threads: int = 1  # their threads
     role: Role = "token"  # of the tokens in this program: the arithmetic may follow it
+    exact: bool = False  # all arithmetic in float32, where kernels would round activations to be faster
     weights: Weights = "dense"  # tiles for kernels, dense float32, or blocks as in the file
     reasons: tuple[str, ...] = field(default=(), compare=False)  # why this one, for doctor
 

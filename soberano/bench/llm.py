@@ -1,6 +1,5 @@
 """`soberano bench llm`: speed, memory and cold start of a model, beside a peer on the same file, in one run."""
 
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from soberano.bench.roof import Roof
 from soberano.bench.rows import append, row
 from soberano.bench.score import sample_text
 from soberano.bench.speed import Pair
+from soberano.core.memory import peak_memory
 from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
 from soberano.formats import gguf
@@ -121,7 +121,7 @@ def _speed(ask: Ask, tokens: list[int], found: LlmResult, note: _Notes, progress
             if peer:
                 peer.close()
     found.prefill_tps, found.decode_tps = pairs[0].ours.prefill_tps, pairs[0].ours.decode_tps
-    found.peak_rss_bytes, found.machine = peak_rss_bytes(), roof.to_text()
+    found.peak_rss_bytes, found.machine = peak_memory(), roof.to_text()
     for case, (ours, theirs) in zip(ask.cases, pairs, strict=True):
         share = roof.prefill_share(ours.prefill_tps)
         note(case.prefill, "tok/s", ours.prefill_tps, theirs.prefill_tps if theirs else None, limit_share=share)
@@ -166,12 +166,3 @@ def _cold_start(ask: Ask, found: LlmResult, note: _Notes, progress: Progress) ->
         note("cold start to first token", "s", times["ours"], None)
     for side, name in names.items():
         note("cold start to first token", "s", times["ours"], times[side], peer_name=name, smaller_is_better=True)
-
-
-def peak_rss_bytes() -> int | None:
-    """The most memory that this process has held so far; None where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such module
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -6,11 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from soberano.core.errors import InputError, SoberanoError
 
-SCRIPTS = {"llama.cpp": ("llama_cpp", "peer_llama_cpp.py", "llama-cpp-python")}
+SCRIPTS = {
+    "llama.cpp": ("llama_cpp", "peer_llama_cpp.py", "llama-cpp-python"),
+    "peft": ("peft, transformers, gguf", "peer_peft.py", "peft, transformers, gguf and torch"),
+}
+"""What a peer's script imports, the script, and what has to be installed for it."""
 
 SETS = {"AMX": "AMX_INT8 = 1", "AVX512": "AVX512 = 1", "AVX2": "AVX2 = 1", "NEON": "NEON = 1"}
 """What llama.cpp's system info says of the instruction sets that decide speed, the best first."""
@@ -42,40 +46,18 @@ def instruction_set(system: str) -> str:
     return next((name for name, said in SETS.items() if re.search(rf"\b{said}\b", system)), "")
 
 
-class Peer:
-    """A peer with a model open. `ask` sends a command and waits for the answer.
+class Process:
+    """A peer in a process of its own. `ask` sends a command and waits for the answer."""
 
-    `flash` says in which of its two ways the peer attends at first; `mapped`, whether it maps the file or reads it;
-    `exact`, whether its cache holds float32. `adapter` is a LoRA adapter beside the model.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        path: Path,
-        threads: int,
-        context: int,
-        python: str | None = None,
-        *,
-        flash: bool = True,
-        mapped: bool = True,
-        exact: bool = False,
-        adapter: Path | None = None,
-    ) -> None:
-        command = command_of(name, python)
+    def __init__(self, name: str, python: str | None = None) -> None:
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command_of(name, python),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         self.name = name
-        how: dict[str, Any] = {"threads": threads, "context": context, "flash": flash, "mapped": mapped, "exact": exact}
-        if adapter:
-            how["adapter"] = str(adapter)
-        self.info = self.ask(do="open", path=str(path), **how)
-
-    @property
-    def label(self) -> str:
-        """The name, version and instruction set, as rows call it."""
-        return " ".join(filter(None, [self.name, self.info["version"], instruction_set(self.info["system"])]))
 
     def ask(self, **command: Any) -> dict[str, Any]:
         """Send one command; the script says which there are. Raises SoberanoError when the peer has died."""
@@ -99,10 +81,42 @@ class Peer:
         if self._process.stdout:
             self._process.stdout.close()
 
-    def __enter__(self) -> "Peer":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Peer(Process):
+    """A peer with a model open, to generate with.
+
+    `flash` says in which of its two ways the peer attends at first; `mapped`, whether it maps the file or reads it;
+    `exact`, whether its cache holds float32. `adapter` is a LoRA adapter beside the model.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        threads: int,
+        context: int,
+        python: str | None = None,
+        *,
+        flash: bool = True,
+        mapped: bool = True,
+        exact: bool = False,
+        adapter: Path | None = None,
+    ) -> None:
+        super().__init__(name, python)
+        how: dict[str, Any] = {"threads": threads, "context": context, "flash": flash, "mapped": mapped, "exact": exact}
+        if adapter:
+            how["adapter"] = str(adapter)
+        self.info = self.ask(do="open", path=str(path), **how)
+
+    @property
+    def label(self) -> str:
+        """The name, version and instruction set, as rows call it."""
+        return " ".join(filter(None, [self.name, self.info["version"], instruction_set(self.info["system"])]))

@@ -1,7 +1,8 @@
-"""The flags of a generation: one for every field of Options, and the way from the flags to the Options."""
+"""The flags of a generation: one for every field of Options but one, and the way from the flags to the Options."""
 
 import argparse
-from dataclasses import fields
+from dataclasses import Field, fields
+from typing import Any
 
 from soberano.core.errors import InputError
 from soberano.models.options import LONG_CHATS, Options
@@ -37,7 +38,7 @@ METAVARS = {"stop": "TEXT", "logit_bias": "TOKEN=BIAS"}
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Add the sampling flags. Those that are not given leave no trace in the arguments."""
     group = parser.add_argument_group("sampling")
-    for field in fields(Options):
+    for field in _of_flags():
         flags, kind, text = FLAGS[field.name]
         if kind is None:
             group.add_argument(*flags, dest=field.name, action="store_true", default=argparse.SUPPRESS, help=text)
@@ -57,12 +58,17 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def options_from(args: argparse.Namespace, **defaults: object) -> Options:
     """The Options that the flags ask for. Raises InputError naming the parameter."""
-    given = {f.name: getattr(args, f.name) for f in fields(Options) if hasattr(args, f.name)}
+    given = {f.name: getattr(args, f.name) for f in _of_flags() if hasattr(args, f.name)}
     if "stop" in given:
         given["stop"] = tuple(given["stop"])
     if "logit_bias" in given:
         given["logit_bias"] = tuple(_bias(text) for text in given["logit_bias"])
     return Options(**{**defaults, **given})
+
+
+def _of_flags() -> list[Field[Any]]:
+    """All fields but the adapter: a command loads one with the model, and calls it by no name."""
+    return [field for field in fields(Options) if field.name != "adapter"]
 
 
 def _bias(text: str) -> tuple[int, float]:
@@ -77,6 +83,7 @@ def add_model(parser: argparse.ArgumentParser, what: str = "a .gguf file, or the
     """Add MODEL and how it is run."""
     parser.add_argument("model", metavar="MODEL", help=what)
     add_loading(parser)
+    parser.add_argument("--adapter", metavar="FILE", help="a LoRA adapter of the model, as a .gguf file")
 
 
 def add_long_chats(parser: argparse.ArgumentParser) -> None:
@@ -100,4 +107,3 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE",
         help="what keys and values are kept as: f16, bf16, or q8_0 in half the memory (default: f16)",
     )
-    parser.add_argument("--adapter", metavar="FILE", help="a LoRA adapter of the model, as a .gguf file")

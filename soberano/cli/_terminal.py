@@ -63,15 +63,17 @@ class _Notes(logging.Handler):
 
 @contextmanager
 def _noted(say: Callable[[str], None]) -> Iterator[None]:
-    log, notes = logging.getLogger("soberano.models"), _Notes(say)
-    level = log.level
-    log.addHandler(notes)
-    log.setLevel(logging.INFO)
+    logs, notes = [logging.getLogger(name) for name in ("soberano.models", "soberano.train")], _Notes(say)
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.addHandler(notes)
+        log.setLevel(logging.INFO)
     try:
         yield
     finally:
-        log.removeHandler(notes)
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.removeHandler(notes)
+            log.setLevel(level)
 
 
 @contextmanager

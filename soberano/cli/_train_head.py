@@ -8,11 +8,10 @@ from typing import Any
 
 from soberano.cli._numbers import positive
 
+HELP = "a small network on the vectors of a frozen encoder: classes, or relevance"
 
-def add(kinds: Any) -> None:
-    """Add the command to `soberano train`."""
-    head = kinds.add_parser("head", help="a small network on the vectors of a frozen encoder: classes, or relevance")
-    head.set_defaults(run=run)
+
+def add_arguments(head: argparse.ArgumentParser) -> None:
     head.add_argument("model", metavar="ENCODER", help="a folder, a .gguf file, or the name of a pulled model")
     head.add_argument(
         "data",

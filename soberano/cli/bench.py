@@ -1,4 +1,4 @@
-"""`soberano bench llm MODEL`, `soberano bench ops`: how fast this machine is, beside a peer if one is given."""
+"""`soberano bench llm`, `bench train` and `bench ops`: how fast this machine is, beside a peer if one is given."""
 
 import argparse
 import json
@@ -35,6 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     llm.add_argument("--results", metavar="FOLDER", help="add the comparison to the rows of this folder")
     llm.add_argument("--json", action="store_true", help="print the numbers as JSON")
     add_loading(llm)
+    train = kinds.add_parser("train", help="speed and memory of a step of LoRA training", allow_abbrev=False)
+    train.add_argument("model", metavar="MODEL", help="a .gguf file, or the name of a pulled model")
+    train.add_argument("--tokens", type=positive, default=512, metavar="N", help="tokens of a step (default: 512)")
+    train.add_argument("--steps", type=positive, default=8, metavar="N", help="steps; the median counts (default: 8)")
+    train.add_argument("--exact", action="store_true", help="float32 even where bfloat16 would be faster")
+    train.add_argument("--backend", metavar="NAME", help="auto, cpu, cuda, xla or numpy (default: SOBERANO_BACKEND)")
+    train.add_argument("--against", metavar="PEER", help="measure a peer in the same run: peft")
+    train.add_argument("--peer-python", metavar="PATH", help="the Python that has the peer (default: this one)")
+    train.add_argument("--results", metavar="FOLDER", help="add the comparison to the rows of this folder")
+    train.add_argument("--json", action="store_true", help="print the numbers as JSON")
     ops = kinds.add_parser("ops", help="speed of each op, as a share of what the machine can do", allow_abbrev=False)
     ops.add_argument("--only", metavar="TEXT", help="only the cases whose name holds this text")
     ops.add_argument("--backend", metavar="NAME", help="auto, cpu, cuda, xla or numpy (default: SOBERANO_BACKEND)")
@@ -68,6 +78,20 @@ def run(args: argparse.Namespace) -> int:
                 peer_binary=args.peer_binary,
             )
             result = llm.run(ask, results=args.results and Path(args.results), progress=show)
+        elif args.kind == "train":
+            from soberano.bench import train
+            from soberano.registry.store import resolve
+
+            wanted = train.TrainAsk(
+                resolve(args.model),
+                backend=args.backend,
+                tokens=args.tokens,
+                steps=args.steps,
+                exact=args.exact,
+                against=args.against,
+                peer_python=args.peer_python,
+            )
+            result = train.run(wanted, results=args.results and Path(args.results), progress=show)
         else:
             from soberano.bench import ops
 

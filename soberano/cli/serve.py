@@ -23,6 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--head", metavar="FOLDER", help="a head of this encoder: /v1/classify or /v1/rerank answer with it"
     )
+    parser.add_argument(
+        "--adapter",
+        metavar="NAME=FILE",
+        action="append",
+        default=[],
+        type=_named,
+        help="a LoRA adapter that clients get as the model NAME, over the same weights; may be given again",
+    )
     add_loading(parser)
     add_long_chats(parser)
 
@@ -37,6 +45,10 @@ def run(args: argparse.Namespace) -> int:
     path = resolve(model)
     if not 0 <= args.port <= 65535:
         print(f"soberano: --port {args.port} is no port; take one from 0 to 65535", file=sys.stderr)
+        return 2
+    adapters = dict(args.adapter)
+    if len(adapters) < len(args.adapter):
+        print("soberano: two adapters have one name; give each --adapter a NAME of its own", file=sys.stderr)
         return 2
     key = _key(args.api_key_file)
     if key is None and args.host not in ("127.0.0.1", "localhost", "::1"):
@@ -58,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
             backend=args.backend,
             context=args.context,
             cache=args.cache,
+            adapters=adapters,
             head=args.head,
             api_key=key,
             long_chats=args.long_chats,
@@ -66,6 +79,13 @@ def run(args: argparse.Namespace) -> int:
         )
     print("stopped", file=sys.stderr)
     return 0
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FILE, as in tuned=adapter/adapter.gguf")
+    return name, Path(path)
 
 
 def _key(path: str | None) -> str | None:

@@ -1,19 +1,23 @@
-"""`soberano train lora MODEL DATA --out ADAPTER`: fine-tune a model as it is served."""
+"""`soberano train lora MODEL DATA --out ADAPTER`: fine-tune a model as it is served; and what comes after."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
-from soberano.cli import _train_head
+from soberano.cli import _train_export, _train_head, _train_merge
 from soberano.cli._numbers import positive
 
-HELP = "fine-tune: train a LoRA adapter beside the packed weights of a model, or a head on a frozen encoder"
+HELP = "fine-tune: train a LoRA adapter beside packed weights, merge one into them, or train a head on an encoder"
+
+OTHERS = {"head": _train_head, "merge": _train_merge, "export": _train_export}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="WHAT")
-    lora = kinds.add_parser("lora", help="an adapter: two small matrices beside each product of the model")
+    lora = kinds.add_parser(
+        "lora", help="an adapter: two small matrices beside each product of the model", allow_abbrev=False
+    )
     lora.add_argument("model", metavar="MODEL", help="a .gguf file, or the name of a pulled model")
     lora.add_argument("data", metavar="DATA", type=Path, help=".jsonl, .json, .parquet, or a folder of them")
     lora.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="where it goes, and goes on from")
@@ -31,19 +35,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lora.add_argument("--epochs", type=positive, default=3, metavar="N", help="default: 3")
     lora.add_argument("--context", type=positive, default=512, metavar="N", help="tokens of a row (default: 512)")
     lora.add_argument("--rows", type=positive, default=1, metavar="N", help="rows computed at once (default: 1)")
+    lora.add_argument(
+        "--devices", type=positive, default=1, metavar="N", help="devices that share the rows, backend xla (default: 1)"
+    )
+    lora.add_argument("--share-base", action="store_true", help="each device holds a share of the model, not a copy")
     lora.add_argument("--accumulate", type=positive, default=4, metavar="N", help="batches of a step (default: 4)")
     lora.add_argument("--held-out", type=float, default=0.05, metavar="X", help="share to evaluate on (default: 0.05)")
     lora.add_argument(
         "--patience", type=int, default=0, metavar="N", help="stop after N evaluations that are no better"
     )
+    lora.add_argument(
+        "--save-every", type=float, default=60.0, metavar="SECONDS", help="between checkpoints (default: 60)"
+    )
     lora.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     lora.add_argument("--cut", action="store_true", help="cut what is longer than a row, rather than refuse it")
     lora.add_argument("--exact", action="store_true", help="float32 even where bfloat16 would be faster")
     lora.add_argument("--json", action="store_true", help="print the card as JSON")
-    _train_head.add(kinds)
+    for name, command in OTHERS.items():
+        command.add_arguments(kinds.add_parser(name, help=command.HELP, allow_abbrev=False))
 
 
 def run(args: argparse.Namespace) -> int:
+    return OTHERS[args.kind].run(args) if args.kind in OTHERS else _lora(args)
+
+
+def _lora(args: argparse.Namespace) -> int:
     from soberano.cli._terminal import progress
     from soberano.models.load import load_decoder
     from soberano.registry.store import resolve
@@ -58,16 +74,19 @@ def run(args: argparse.Namespace) -> int:
         epochs=args.epochs,
         length=args.context,
         rows=args.rows,
+        devices=args.devices,
+        share_base=args.share_base,
         accumulate=args.accumulate,
         seed=args.seed,
         exact=args.exact,
         patience=args.patience,
     )
     with (
-        progress() as show,
+        progress(notes=True) as show,
         load_decoder(resolve(args.model), backend=args.backend, context=64, progress=show) as model,
     ):
-        card = train_lora(model, args.data, args.out, settings, held_out=args.held_out, cut=args.cut, progress=show)
+        how = {"held_out": args.held_out, "cut": args.cut, "save_every": args.save_every}
+        card = train_lora(model, args.data, args.out, settings, **how, progress=show)
     if args.json:
         print(json.dumps(card))
         return 0

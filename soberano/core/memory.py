@@ -1,6 +1,7 @@
 """How much memory this process can still take: what the machine has free, and what its container leaves it."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,15 @@ def free_memory(root: Path = Path("/")) -> int:
     `root` is where the system's own files are found, for tests.
     """
     return min([_of_machine(root), *_of_groups(root)])
+
+
+def peak_memory() -> int | None:
+    """The most bytes that this process has held so far; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such module
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _of_machine(root: Path) -> int:

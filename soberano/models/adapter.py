@@ -6,9 +6,11 @@ The contract of the file is that of llama.cpp's llama-adapter.cpp: tensors blk.<
 and adapter.lora.alpha, of which alpha / R is the scale (1 where it is missing or 0).
 """
 
+import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,8 @@ from soberano.core.errors import FileError, InputError, UnsupportedModel
 from soberano.core.types import Array
 from soberano.formats import gguf
 from soberano.quant.tensor import AdaptedStack
+
+log = logging.getLogger("soberano.models")
 
 BASE_HASH = "soberano.base.sha256"
 """The key that holds the SHA-256 of the file that an adapter was trained on."""
@@ -70,6 +74,20 @@ def read_adapter(path: str | os.PathLike[str], architecture: str, module: Any, c
         pairs = _pairs(file, module, config)
         scales = {name: alpha / pair.a.shape[1] if alpha else 1.0 for name, pair in pairs.items()}
         return Adapter(pairs, scales, base if isinstance(base, str) else None)
+
+
+def refuse_wrong_base(beside: Adapter, base: Path, adapter: Path, hash_of_base: Callable[[], str]) -> None:
+    """Raise InputError where an adapter was trained on another file than `base`; warn where it does not say on which.
+
+    `adapter` is its path, for messages; the hash is asked for where it is needed, as it takes reading the whole file.
+    """
+    if beside.base_hash is None:
+        log.warning("%s does not say which file it was trained on: it may belong to another model", adapter)
+    elif (found := hash_of_base()) != beside.base_hash:
+        raise InputError(
+            f"{adapter} was trained on the file with SHA-256 {beside.base_hash[:16]}..., and {base} has "
+            f"{found[:16]}...; an adapter answers wrongly on another base: get that file"
+        )
 
 
 def _pairs(file: gguf.GGUF, module: Any, config: Any) -> dict[str, Pair]:

@@ -129,14 +129,15 @@ class Generation:
 
     def _prefill(self) -> Any:
         chunk, count = self._model.programs.prompt(self._prompt, self.prefill_tokens_done, self._table)
-        logits = self._model.forward(chunk, "prompt")
+        logits = self._model.forward(chunk, "prompt", adapter=self.options.adapter)
         self.prefill_tokens_done += count
         return logits
 
     def _decode(self) -> Any:
         table = self._table(self.prompt_tokens + self.completion_tokens)  # the last token drawn is counted already
         sampled = self.options.temperature > 0
-        return self._model.decode(self._token, self._position, table, self._draw, sampled=sampled)
+        last = self._token, self._position, table, self._draw
+        return self._model.decode(*last, sampled=sampled, adapter=self.options.adapter)
 
     def _table(self, tokens: int) -> Any:
         """The page table for a step that ends at `tokens` tokens; sent again only when its width changes."""

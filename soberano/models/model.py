@@ -18,7 +18,7 @@ from soberano.core.settings import settings
 from soberano.core.types import Array
 from soberano.formats import gguf
 from soberano.models import judge, rank
-from soberano.models.adapter import Adapter, adapt, read_adapter
+from soberano.models.adapter import adapt, read_adapter, refuse_wrong_base
 from soberano.models.architecture import architecture, name_of_file
 from soberano.models.cache import Pages, Room, cache_dtype
 from soberano.models.generate import Generation
@@ -55,14 +55,15 @@ class Model:
         self.config = read_config(self.module, meta)
         found = find_weights(file, self.module, self.config)
         self.metadata: Mapping[str, Any] = file.metadata
+        self._base_hash: str | None = None
         self.path, self.name = path, str(file.metadata.get("general.name") or path.stem)
         self.tokenizer = tokenizers.from_metadata(file.metadata)
         _refuse_more_tokens(path, self.tokenizer.size, self.config.vocabulary)
         self.chat = _template(file, self.tokenizer)
         self.context = _context(self.config.context, meta.length)
         beside = read_adapter(adapter, said, self.module, self.config) if adapter else None
-        if beside:
-            _refuse_wrong_base(beside, path, adapter, progress)
+        if beside and adapter:
+            refuse_wrong_base(beside, path, adapter, lambda: self.base_hash(progress))
         count = sum(math.prod(t.shape) for t in file.tensors.values())
         free = free_memory()
         early = weight_bytes(found, "tiles") < free and tiles_expected(backend, progress)
@@ -79,8 +80,10 @@ class Model:
                 log.info("%s", self._room.plan(size, free))
                 self._room.check(size, free)
             self.weights = load_weights(file, self.module, found, self.plan, self.home, progress, begun)
+            self._base = self.weights
             if beside:
-                self.weights = adapt(self.weights, map_arrays(self.home.asarray, beside.pairs), beside.scales)
+                self.weights = adapt(self._base, map_arrays(self.home.asarray, beside.pairs), beside.scales)
+            self.adapters: dict[str, Any] = {}  # the weights with each adapter beside them: those of the base, shared
         finally:
             if begun:
                 begun.packing.stop()
@@ -93,22 +96,51 @@ class Model:
         """The dtype of keys and values."""
         return self._room.dtype
 
-    def forward(self, chunk: Chunk, role: Role, *, every: bool = False) -> Array:
+    def base_hash(self, progress: Progress = silent) -> str:
+        """The SHA-256 of the model's file, read once."""
+        if self._base_hash is None:
+            self._base_hash = sha256(self.path, progress)
+        return self._base_hash
+
+    def add_adapter(self, name: str, path: Path, progress: Progress = silent) -> None:
+        """Hold a LoRA adapter ready: Options(adapter=name) answers with it, and others as before.
+
+        The weights of the base are shared, so an adapter takes its own size. Its first answers compile programs, unless
+        one of the same shape did. Raises InputError for a name that is taken, and what reading an adapter raises.
+        """
+        if name in self.adapters:
+            raise InputError(f"two adapters are called {name!r}; give one of them another name")
+        beside = read_adapter(path, self.architecture, self.module, self.config)
+        refuse_wrong_base(beside, self.path, path, lambda: self.base_hash(progress))
+        self.adapters[name] = adapt(self._base, map_arrays(self.home.asarray, beside.pairs), beside.scales)
+
+    def _weights(self, adapter: str | None) -> Any:
+        if adapter is None:
+            return self.weights
+        if adapter not in self.adapters:
+            raise InputError(f"no adapter is called {adapter!r}; there are: {', '.join(self.adapters) or 'none'}")
+        return self.adapters[adapter]
+
+    def forward(self, chunk: Chunk, role: Role, *, every: bool = False, adapter: str | None = None) -> Array:
         """Run one chunk -> logits (B, V) of token `last` of each row, or (B, T, V) with `every`. Grows the cache.
 
         A step that raises has left the cache as it was, but for the places of its own tokens; unless it had consumed
         it already: then the cache is lost, `epoch` counts on, and the next step has an empty one.
         """
-        (logits,) = self._step(lambda k, v: self.programs.forward(self.weights, k, v, chunk, role, every))
+        weights = self._weights(adapter)
+        (logits,) = self._step(lambda k, v: self.programs.forward(weights, k, v, chunk, role, every))
         return logits
 
-    def decode(self, token: Array, position: Array, table: Array, draw: Draw, *, sampled: bool) -> tuple[Any, ...]:
+    def decode(
+        self, token: Array, position: Array, table: Array, draw: Draw, *, sampled: bool, adapter: str | None = None
+    ) -> tuple[Any, ...]:
         """Run the last token (B,) of each row and draw the next one, at `position` (B,). Grows the cache.
 
         Returns (logits (B, V), token, position + 1, penalties). A step that raises does to the cache what it does in
         `forward`.
         """
-        return self._step(lambda k, v: self.programs.decode(self.weights, k, v, token, position, table, draw, sampled))
+        weights = self._weights(adapter)
+        return self._step(lambda k, v: self.programs.decode(weights, k, v, token, position, table, draw, sampled))
 
     def _step(self, run: Callable[[Array, Array], tuple[Any, ...]]) -> tuple[Any, ...]:
         if self._k is None:
@@ -133,7 +165,9 @@ class Model:
         InputError for a bad token, CapacityError when the cache has no room beside what runs already.
         """
         tokens = self.tokenizer.encode(prompt, special=True) if isinstance(prompt, str) else list(prompt)
-        return Generation(self, tokens, options or Options())
+        options = options or Options()
+        self._weights(options.adapter)  # raises before there is a generation
+        return Generation(self, tokens, options)
 
     def generate(self, prompt: str | Sequence[int], **options: Any) -> Iterator[str]:
         """Continue a prompt, yielding text as it is made. Options are the fields of soberano.Options."""
@@ -187,7 +221,8 @@ class Model:
         """Let go of the weights, the cache and the template's worker."""
         if self.chat is not None:
             self.chat.close()
-        self.weights = self._k = self._v = None
+        self.weights = self._base = self._k = self._v = None
+        self.adapters = {}
 
     def __enter__(self) -> "Model":
         return self
@@ -203,16 +238,6 @@ def refuse_parts(file: gguf.GGUF) -> None:
         raise UnsupportedModel(
             f"{file.path} is one part of a split model (split.count is {parts!r:.20}), and parts cannot be loaded yet; "
             f"join them with llama.cpp's `llama-gguf-split --merge`"
-        )
-
-
-def _refuse_wrong_base(beside: Adapter, path: Path, adapter: Path | None, progress: Progress) -> None:
-    if beside.base_hash is None:
-        log.warning("%s does not say which file it was trained on: it may belong to another model", adapter)
-    elif (found := sha256(path, progress)) != beside.base_hash:
-        raise InputError(
-            f"{adapter} was trained on the file with SHA-256 {beside.base_hash[:16]}..., and {path} has "
-            f"{found[:16]}...; an adapter answers wrongly on another base: get that file"
         )
 
 

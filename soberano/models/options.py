@@ -18,7 +18,7 @@ class Options:
 
     temperature 0 takes the best token. top_k 0, top_p 1 and min_p 0 switch a filter off; a penalty of 1 (repeat) or 0
     (the others) does nothing. `seed` None draws a fresh one. `logprobs` asks for the log-probability of each token and
-    that many alternatives.
+    that many alternatives. `adapter` names one that the model holds ready.
     """
 
     max_tokens: int | None = None
@@ -34,6 +34,7 @@ class Options:
     logprobs: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
     ignore_eos: bool = False
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         _within("temperature", self.temperature, 0, 100)

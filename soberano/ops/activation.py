@@ -74,6 +74,19 @@ def swiglu(gate: Array, up: Array) -> Array:
 
 
 @op
+def swiglu_back(grad: Array, gate: Array, up: Array) -> tuple[Array, Array]:
+    """The gradients of gate and up, from that of swiglu(gate, up): all (..., F) floating -> two like gate.
+
+    With s = sigmoid(gate): grad * up * (s + gate * s * (1 - s)), and grad * gate * s.
+    """
+    xp = namespace(gate, up)
+    g, wide = grad.astype(xp.float32), gate.astype(xp.float32)
+    s = _sigmoid(wide)
+    value = wide * s
+    return (g * up.astype(xp.float32) * (s + value * (1 - s))).astype(gate.dtype), (g * value).astype(gate.dtype)
+
+
+@op
 def geglu(gate: Array, up: Array, *, form: Form = "tanh") -> Array:
     """Compute gelu(gate) * up, the gated unit of gemma. Both (..., F) floating -> like gate.
 

@@ -11,19 +11,20 @@ from soberano.ops.activation import Form
 
 def silu(grad: Array, result: Array, x: Array) -> tuple[Any, ...]:
     """d silu = s + silu * (1 - s) for s = sigmoid(x)."""
-    return (grad * _silu_slope(x, result),)
+    xp = namespace(x)
+    small = xp.exp(-abs(x))  # never overflows
+    s = xp.where(x >= 0, 1.0, small) / (1 + small)
+    return (grad * (s + result * (1 - s)),)
 
 
 def swiglu(grad: Array, result: Array, gate: Array, up: Array) -> tuple[Any, ...]:
-    """The product rule."""
-    value = ops.silu(gate)
-    return grad * up * _silu_slope(gate, value), grad * value
+    """An op of its own, which has a kernel."""
+    return ops.swiglu_back(grad, gate, up)
 
 
-def gelu(grad: Array, result: Array, x: Array, bias: Array | None = None, *, form: Form = "tanh") -> tuple[Any, ...]:
-    """Of the bias, the sum over rows."""
-    slope = grad * _gelu_slope(x if bias is None else x + bias, form)
-    return slope, None if bias is None else namespace(x).sum(slope.reshape(-1, x.shape[-1]), axis=0)
+def gelu(grad: Array, result: Array, x: Array, *, form: Form = "tanh") -> tuple[Any, ...]:
+    """By the slope of the form."""
+    return (grad * _gelu_slope(x, form),)
 
 
 def geglu(grad: Array, result: Array, gate: Array, up: Array, *, form: Form = "tanh") -> tuple[Any, ...]:
@@ -34,13 +35,6 @@ def geglu(grad: Array, result: Array, gate: Array, up: Array, *, form: Form = "t
 def soft_cap(grad: Array, result: Array, x: Array, *, cap: float) -> tuple[Any, ...]:
     """d tanh = 1 - tanh^2."""
     return (grad if cap == 0 else grad * (1 - (result / cap) ** 2),)
-
-
-def _silu_slope(x: Array, value: Array) -> Array:
-    xp = namespace(x)
-    small = xp.exp(-abs(x))  # never overflows
-    s = xp.where(x >= 0, 1.0, small) / (1 + small)
-    return s + value * (1 - s)
 
 
 def _gelu_slope(x: Array, form: Form) -> Array:

@@ -70,17 +70,17 @@ template <Activation act> void first_int(const Call& c, const std::vector<PanelP
   });
 }
 
-template <Activation act> void feed_forward_f32(const Call& c) {
+template <Activation act> void feed_forward_f32(const Call& c, bool exact) {
   static thread_local Scratch<float> memory;
   float* hidden = memory.room(c.T * c.F);
   const std::vector<PanelPair> pairs = c.pairs();
-  if (c.T >= kMany && all_plain(c.first()))
-    multiply_f32(c.x, c.T, c.D, c.D, pairs, plain_columns, [&](const PanelPair& pair, int64_t t, f32x16 a, f32x16 b) {
+  if (exact || (c.T >= kMany && all_plain(c.first())))
+    multiply_f32(c.x, c.T, c.D, c.D, pairs, float_columns, [&](const PanelPair& pair, int64_t t, f32x16 a, f32x16 b) {
       activate_pair<act>(pair, a, b, [&](int64_t column, f32x16 v) { store(hidden + t * c.F + column, v); });
     });
   else
     first_int<act>(c, pairs, hidden);
-  products({*c.down}, hidden, c.T, c.F, {c.y});
+  (exact ? products_f32 : products)({*c.down}, hidden, c.T, c.F, {c.y});
 }
 
 #if SOBERANO_AMX
@@ -103,9 +103,9 @@ template <Activation act> void feed_forward_bf16(const Call& c) {
 }
 #endif
 
-template <Activation act> ffi::Error run(const Call& c, bool bf16) {
-  if (!bf16) {
-    feed_forward_f32<act>(c);
+template <Activation act> ffi::Error run(const Call& c, Arithmetic arithmetic) {
+  if (arithmetic != Arithmetic::bf16) {
+    feed_forward_f32<act>(c, arithmetic == Arithmetic::f32);
     return ffi::Error::Success();
   }
 #if SOBERANO_AMX
@@ -123,7 +123,7 @@ template <Activation act> ffi::Error run(const Call& c, bool bf16) {
 static ffi::Error feed_forward(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> layer, ffi::RemainingArgs args,
                                ffi::ResultBuffer<ffi::F32> y, ffi::Span<const int32_t> members,
                                ffi::Span<const int32_t> kinds, ffi::Span<const int64_t> outputs,
-                               ffi::Span<const int32_t> biased, int32_t activation, bool bf16) {
+                               ffi::Span<const int32_t> biased, int32_t activation, int32_t arithmetic) {
   using namespace soberano;
   const int64_t D = x.dimensions().back(), T = D ? int64_t(x.element_count()) / D : 0;
   std::vector<Weight> weights;
@@ -136,11 +136,11 @@ static ffi::Error feed_forward(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> la
   const Call call = {x.typed_data(), gate, up, down, T, D, up->outputs, y->typed_data()};
   switch (Activation(activation)) {
     case Activation::silu:
-      return run<Activation::silu>(call, bf16);
+      return run<Activation::silu>(call, Arithmetic(arithmetic));
     case Activation::gelu:
-      return run<Activation::gelu>(call, bf16);
+      return run<Activation::gelu>(call, Arithmetic(arithmetic));
     case Activation::gelu_erf:
-      return run<Activation::gelu_erf>(call, bf16);
+      return run<Activation::gelu_erf>(call, Arithmetic(arithmetic));
   }
   return ffi::Error::InvalidArgument("feed_forward: the activation is not known");
 }
@@ -156,4 +156,4 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_feed_forward_ffi, feed_forward,
                                   .Attr<ffi::Span<const int64_t>>("outputs")
                                   .Attr<ffi::Span<const int32_t>>("biased")
                                   .Attr<int32_t>("activation")
-                                  .Attr<bool>("bf16"));
+                                  .Attr<int32_t>("arithmetic"));

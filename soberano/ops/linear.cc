@@ -4,7 +4,8 @@
 //   x (T, I) float32, layer () int32, then the weights as in linear_weight.h -> y (T, O) float32 for each
 //
 // Tokens that were generated go through the integers of linear_int.h, or, for plain weights, through the float32 of
-// linear_plain.h and linear_f32.h; those of a prompt, where there is a matrix unit, through linear_bf16.h.
+// linear_plain.h and linear_f32.h; those of a prompt, where there is a matrix unit, through linear_bf16.h; and all
+// through linear_f32.h where it is to be exact.
 #include "soberano/ops/linear_bf16.h"
 #include "soberano/ops/linear_int.h"
 
@@ -34,10 +35,11 @@ extern "C" void soberano_linear(const float* x, const uint8_t* tiles, float* y, 
 
 static ffi::Error linear(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> layer, ffi::RemainingArgs args,
                          ffi::RemainingRets results, ffi::Span<const int32_t> members, ffi::Span<const int32_t> kinds,
-                         ffi::Span<const int64_t> outputs, ffi::Span<const int32_t> biased, bool bf16) {
+                         ffi::Span<const int64_t> outputs, ffi::Span<const int32_t> biased, int32_t arithmetic) {
+  using namespace soberano;
   const int64_t I = x.dimensions().back(), T = I ? int64_t(x.element_count()) / I : 0;
-  std::vector<soberano::Weight> weights;
-  if (const char* why = soberano::WeightArgs(args, members, kinds, outputs, biased, *layer.typed_data()).read(weights))
+  std::vector<Weight> weights;
+  if (const char* why = WeightArgs(args, members, kinds, outputs, biased, *layer.typed_data()).read(weights))
     return ffi::Error::InvalidArgument(why);
   std::vector<float*> ys;
   for (size_t i = 0; i < results.size(); i++) {
@@ -46,13 +48,14 @@ static ffi::Error linear(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> layer, f
     ys.push_back((*y)->typed_data());
   }
   if (!T) return ffi::Error::Success();
-  if (!bf16) {
-    soberano::products(weights, x.typed_data(), T, I, ys);
+  if (Arithmetic(arithmetic) != Arithmetic::bf16) {
+    const bool exact = Arithmetic(arithmetic) == Arithmetic::f32;
+    (exact ? products_f32 : products)(weights, x.typed_data(), T, I, ys);
     return ffi::Error::Success();
   }
 #if SOBERANO_AMX
-  if (soberano::amx_allowed()) {
-    soberano::prompt_products(x.typed_data(), weights, T, I, ys);
+  if (amx_allowed()) {
+    prompt_products(x.typed_data(), weights, T, I, ys);
     return ffi::Error::Success();
   }
 #endif
@@ -69,4 +72,4 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_linear_ffi, linear,
                                   .Attr<ffi::Span<const int32_t>>("kinds")
                                   .Attr<ffi::Span<const int64_t>>("outputs")
                                   .Attr<ffi::Span<const int32_t>>("biased")
-                                  .Attr<bool>("bf16"));
+                                  .Attr<int32_t>("arithmetic"));

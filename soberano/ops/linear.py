@@ -11,6 +11,7 @@ from soberano.backends.dispatch import op
 from soberano.backends.homes import home_of
 from soberano.core.errors import ShapeError
 from soberano.core.types import Array
+from soberano.ops.low_rank import low_ranks
 from soberano.quant.tensor import Adapted, Choice, Frozen, QTensor, Weight
 
 Biases = tuple[Array | None, ...]
@@ -34,11 +35,12 @@ def linears(weights: tuple[Weight, ...], x: Array, biases: Biases | None = None,
     To each is added its bias (O,), where it has one. Together they are cheaper than one by one: x is prepared once.
     """
     results = products(tuple(w.base if isinstance(w, Adapted) else w for w in weights), x, biases, **how)
-    adapted = [w for w in weights if isinstance(w, Adapted)]
+    adapted = {i: w for i, w in enumerate(weights) if isinstance(w, Adapted)}
     if not adapted:
         return results
-    beside = iter(low_ranks(x, tuple((w.a, w.b) for w in adapted), scales=tuple(w.scale for w in adapted)))
-    return tuple(y + next(beside) if isinstance(w, Adapted) else y for w, y in zip(weights, results, strict=True))
+    pairs, scales = tuple((w.a, w.b) for w in adapted.values()), tuple(w.scale for w in adapted.values())
+    learnt = dict(zip(adapted, low_ranks(x, pairs, tuple(results[i] for i in adapted), scales=scales), strict=True))
+    return tuple(learnt.get(i, y) for i, y in enumerate(results))
 
 
 @op
@@ -50,25 +52,6 @@ def products(weights: tuple[Frozen, ...], x: Array, biases: Biases | None = None
     """
     biases = biases or (None,) * len(weights)
     return tuple(_biased(_product(weight, x), bias) for weight, bias in zip(weights, biases, strict=True))
-
-
-@op
-def low_ranks(x: Array, pairs: tuple[tuple[Array, Array], ...], *, scales: tuple[float, ...]) -> tuple[Array, ...]:
-    """Multiply the same x (..., I) float32 by pairs of a (R, I) and b (O, R): scale * (x a^T) b^T -> (..., O) for each.
-
-    Source: Hu et al. 2021, arXiv 2106.09685.
-    """
-    inner = by_rank(x @ home_of(x).xp.concatenate([a for a, _ in pairs]).T, pairs)
-    return tuple((scale * each) @ b.T for scale, each, (_, b) in zip(scales, inner, pairs, strict=True))
-
-
-def by_rank(inner: Array, pairs: tuple[tuple[Array, Array], ...]) -> list[Array]:
-    """The parts (..., R) of what all `a` together made of x."""
-    found, start = [], 0
-    for a, _ in pairs:
-        found.append(inner[..., start : start + a.shape[0]])
-        start += a.shape[0]
-    return found
 
 
 def _product(weight: Frozen, x: Array) -> Array:

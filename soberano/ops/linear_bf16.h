@@ -65,6 +65,39 @@ inline void decode_panel(const Weight& w, int64_t p, int64_t first, int64_t coun
   });
 }
 
+// Sixteen columns of sixteen rows as pairs of rows: out[pair][column][2] bfloat16.
+inline void turn_pairs(const f32x16* columns, uint16_t* out) {
+  const __m512i first = _mm512_set_epi32(27, 19, 11, 3, 26, 18, 10, 2, 25, 17, 9, 1, 24, 16, 8, 0);
+  const __m512i last = _mm512_add_epi32(first, _mm512_set1_epi32(4));
+  __m512i four[2][4];  // pairs 0 to 3 and 4 to 7, a pair in each quarter, of columns 4 j to 4 j + 3
+  for (int j = 0; j < 4; j++) {
+    const f32x16* c = columns + 4 * j;
+    const __m512i a = (__m512i)_mm512_cvtne2ps_pbh(c[1].v, c[0].v), b = (__m512i)_mm512_cvtne2ps_pbh(c[3].v, c[2].v);
+    four[0][j] = _mm512_permutex2var_epi32(a, first, b), four[1][j] = _mm512_permutex2var_epi32(a, last, b);
+  }
+  for (int half = 0; half < 2; half++, out += 128) {
+    const __m512i* f = four[half];
+    const __m512i a = _mm512_shuffle_i32x4(f[0], f[1], 0x44), b = _mm512_shuffle_i32x4(f[2], f[3], 0x44);
+    const __m512i c = _mm512_shuffle_i32x4(f[0], f[1], 0xEE), d = _mm512_shuffle_i32x4(f[2], f[3], 0xEE);
+    _mm512_storeu_si512(out, _mm512_shuffle_i32x4(a, b, 0x88));
+    _mm512_storeu_si512(out + 32, _mm512_shuffle_i32x4(a, b, 0xDD));
+    _mm512_storeu_si512(out + 64, _mm512_shuffle_i32x4(c, d, 0x88));
+    _mm512_storeu_si512(out + 96, _mm512_shuffle_i32x4(c, d, 0xDD));
+  }
+}
+
+// Up to 32 tokens of `count` columns, a token `stride` numbers after the other, as the unit reads them: for every 32
+// columns two tiles of (16 tokens, 32 columns) bfloat16. What is not there is zero, in tokens as in columns.
+inline void convert_block(const float* x, int64_t tokens, int64_t count, int64_t stride, uint16_t* out) {
+  for (int64_t t = 0; t < 32; t++)
+    for (int64_t i = 0; i < count; i += 32) {
+      const float* from = x + t * stride + i;
+      const uint32_t there = t < tokens ? ~uint64_t(0) >> (64 - std::min<int64_t>(32, count - i)) : 0;
+      const __m512 a = _mm512_maskz_loadu_ps(there & 65535, from), b = _mm512_maskz_loadu_ps(there >> 16, from + 16);
+      _mm512_storeu_si512(out + i * 32 + t * 32, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+    }
+}
+
 // Tokens as the unit reads them: for every 32 tokens and 32 columns two tiles of (16 tokens, 32 columns) bfloat16.
 // Tokens that are not there are zero.
 class Bf16Tokens {
@@ -82,14 +115,7 @@ class Bf16Tokens {
   // Take `count` columns of x as those from `at` on, a multiple of 32; fill up with zeros to the next multiple.
   void fill(const float* x, int64_t count, int64_t at) {
     Pool::instance().parallel(int(blocks), [&](int block) {
-      for (int64_t t = block * 32; t < block * 32 + 32; t++)
-        for (int64_t i = 0; i < count; i += 32) {
-          const float* from = x + t * count + i;
-          const uint32_t there = t < T ? ~uint64_t(0) >> (64 - std::min<int64_t>(32, count - i)) : 0;
-          const __m512 a = _mm512_maskz_loadu_ps(there & 65535, from),
-                       b = _mm512_maskz_loadu_ps(there >> 16, from + 16);
-          _mm512_storeu_si512(row(t, at + i), (__m512i)_mm512_cvtne2ps_pbh(b, a));
-        }
+      convert_block(x + 32 * block * count, T - 32 * block, count, count, tiles(block, at / 32));
     });
   }
 

@@ -1,4 +1,5 @@
-// The product with plain weights for many tokens: the sums of linear_plain.h, bit for bit, at the speed of arithmetic.
+// The product in float32, at the speed of arithmetic: with plain weights for many tokens the sums of linear_plain.h,
+// bit for bit; and with any weight, decoded, where activations may not be rounded.
 //
 // Two panels meet a few tokens at a time, so a number that is loaded takes part in several multiply-adds. A run of
 // columns of both panels stays in the first-level cache while a part of the tokens, which stays in the second, passes
@@ -93,27 +94,29 @@ void multiply_f32(const float* x, int64_t T, int64_t I, int64_t stride, const st
   });
 }
 
-// Columns [first, first + count) of panel p of a plain weight; float32 ones where they are.
-inline const float* plain_columns(const Weight& w, int64_t p, int64_t first, int64_t count, float* memory) {
+// Columns [first, first + count) of panel p, float32 ones where they are.
+inline const float* float_columns(const Weight& w, int64_t p, int64_t first, int64_t count, float* memory) {
   if (TileKind(w.kind) == TileKind::f32) return (const float*)w.panel(p) + 16 * first;
   with_tile(w.kind, [&](auto tile) {
     using Tile = decltype(tile);
-    if constexpr (Tile::plain) {
-      const Tile* tiles = (const Tile*)w.panel(p) + first / Tile::columns;
-      float* to = memory;
-      for (int64_t b = 0; b < count / Tile::columns; b++)
-        for (int c = 0; c < Tile::columns; c++, to += 16) store(to, tiles[b].column(c));
-    }
+    const Tile* tiles = (const Tile*)w.panel(p) + first / Tile::columns;
+    float* to = memory;
+    for (int64_t b = 0; b < count / Tile::columns; b++)
+      for (int half = 0; half < Tile::columns / 16; half++, to += 256) {
+        f32x16 columns[16];
+        decode_sixteen(tiles[b], half, columns);
+        for (int c = 0; c < 16; c++) store(to + 16 * c, columns[c]);
+      }
   });
   return memory;
 }
 
-// ys[k] (T, outputs of weights[k]) = weights[k] x and its bias, for plain weights.
+// ys[k] (T, outputs of weights[k]) = weights[k] x and its bias.
 inline void products_f32(const std::vector<Weight>& weights, const float* x, int64_t T, int64_t I,
                          const std::vector<float*>& ys) {
   std::vector<PanelPair> pairs;
   for (const Weight& w : weights) add_pairs(w, pairs);
-  multiply_f32(x, T, I, I, pairs, plain_columns, [&](const PanelPair& pair, int64_t t, f32x16 a, f32x16 b) {
+  multiply_f32(x, T, I, I, pairs, float_columns, [&](const PanelPair& pair, int64_t t, f32x16 a, f32x16 b) {
     const Weight& w = *pair.first;
     const int64_t first = pair.first_panel * 16;
     float* y = ys[&w - weights.data()] + t * w.outputs + first;

@@ -9,6 +9,7 @@ import numpy as np
 
 from soberano.backends import native
 from soberano.backends.jax_ import native_plan, with_gradient
+from soberano.backends.plan import Plan
 from soberano.core.errors import Unsupported
 from soberano.core.types import Array
 from soberano.ops.linear import Biases
@@ -81,7 +82,7 @@ class Packed(NamedTuple):
                 "kinds": np.array([m.layout.kind for each in members for m in each], np.int32),
                 "outputs": np.array([weight.shape[0] for weight in weights], np.int64),
                 "biased": np.array([bias is not None for bias in biases], np.int32),
-                "bf16": np.bool_(plan is not None and plan.isa == "amx" and plan.role == "prompt"),
+                "arithmetic": np.int32(_arithmetic(plan)),
             },
         )
 
@@ -102,6 +103,13 @@ class Packed(NamedTuple):
     def meaning(self, meaning: Callable[..., Any]) -> Callable[..., Any]:
         """`meaning(weights, biases, x)` as a function of x and `arrays`, for gradients."""
         return lambda x, *arrays: meaning(*self.unpack(arrays), x)
+
+
+def _arithmetic(plan: Plan | None) -> int:
+    """An Arithmetic of linear_weight.h: 0 for integers, 1 for bfloat16, 2 for float32."""
+    if plan is None:
+        return 0
+    return 2 if plan.exact else 1 if plan.isa == "amx" and plan.role == "prompt" else 0
 
 
 def _with_data(weight: QTensor, data: Array) -> QTensor:

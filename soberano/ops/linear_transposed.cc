@@ -91,27 +91,6 @@ void transposed_f32(const std::vector<Weight>& weights, const std::vector<const 
 }
 
 #if SOBERANO_AMX
-// Sixteen columns of sixteen rows as pairs of rows: out[pair][column][2] bfloat16.
-void turn_pairs(const f32x16* columns, uint16_t* out) {
-  const __m512i first = _mm512_set_epi32(27, 19, 11, 3, 26, 18, 10, 2, 25, 17, 9, 1, 24, 16, 8, 0);
-  const __m512i last = _mm512_add_epi32(first, _mm512_set1_epi32(4));
-  __m512i four[2][4];  // pairs 0 to 3 and 4 to 7, a pair in each quarter, of columns 4 j to 4 j + 3
-  for (int j = 0; j < 4; j++) {
-    const f32x16* c = columns + 4 * j;
-    const __m512i a = (__m512i)_mm512_cvtne2ps_pbh(c[1].v, c[0].v), b = (__m512i)_mm512_cvtne2ps_pbh(c[3].v, c[2].v);
-    four[0][j] = _mm512_permutex2var_epi32(a, first, b), four[1][j] = _mm512_permutex2var_epi32(a, last, b);
-  }
-  for (int half = 0; half < 2; half++, out += 128) {
-    const __m512i* f = four[half];
-    const __m512i a = _mm512_shuffle_i32x4(f[0], f[1], 0x44), b = _mm512_shuffle_i32x4(f[2], f[3], 0x44);
-    const __m512i c = _mm512_shuffle_i32x4(f[0], f[1], 0xEE), d = _mm512_shuffle_i32x4(f[2], f[3], 0xEE);
-    _mm512_storeu_si512(out, _mm512_shuffle_i32x4(a, b, 0x88));
-    _mm512_storeu_si512(out + 32, _mm512_shuffle_i32x4(a, b, 0xDD));
-    _mm512_storeu_si512(out + 64, _mm512_shuffle_i32x4(c, d, 0x88));
-    _mm512_storeu_si512(out + 96, _mm512_shuffle_i32x4(c, d, 0xDD));
-  }
-}
-
 void transposed_bf16(const std::vector<Weight>& weights, const std::vector<const float*>& ys, int64_t T, int64_t I,
                      float* x) {
   static thread_local Bf16Tokens memory;
@@ -148,7 +127,7 @@ extern "C" void soberano_linear_transposed(const float* y, const uint8_t* tiles,
 
 static ffi::Error transposed(ffi::Buffer<ffi::S32> layer, ffi::RemainingArgs args, ffi::ResultBuffer<ffi::F32> x,
                              ffi::Span<const int32_t> members, ffi::Span<const int32_t> kinds,
-                             ffi::Span<const int64_t> outputs, ffi::Span<const int32_t> biased, bool bf16) {
+                             ffi::Span<const int64_t> outputs, ffi::Span<const int32_t> biased, int32_t arithmetic) {
   using namespace soberano;
   const int64_t I = x->dimensions().back(), T = I ? int64_t(x->element_count()) / I : 0;
   std::vector<Weight> weights;
@@ -161,7 +140,7 @@ static ffi::Error transposed(ffi::Buffer<ffi::S32> layer, ffi::RemainingArgs arg
     ys.push_back(y->typed_data());
   }
   if (!T) return ffi::Error::Success();
-  if (!bf16) {
+  if (Arithmetic(arithmetic) != Arithmetic::bf16) {
     transposed_f32(weights, ys, T, I, x->typed_data());
     return ffi::Error::Success();
   }
@@ -184,4 +163,4 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(soberano_linear_transposed_ffi, transposed,
                                   .Attr<ffi::Span<const int32_t>>("kinds")
                                   .Attr<ffi::Span<const int64_t>>("outputs")
                                   .Attr<ffi::Span<const int32_t>>("biased")
-                                  .Attr<bool>("bf16"));
+                                  .Attr<int32_t>("arithmetic"));

@@ -9,6 +9,9 @@
 
 namespace soberano {
 
+// How a product is computed: see linear_int.h, linear_bf16.h, linear_f32.h; plain weights never go through integers.
+enum class Arithmetic : int32_t { integers = 0, bf16 = 1, f32 = 2 };
+
 // A weight (outputs, inputs) of one layer; `kind` is a TileKind. `bias` (outputs,) is added to its outputs, if any.
 struct Weight {
   const uint8_t* tiles;

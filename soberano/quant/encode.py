@@ -65,6 +65,39 @@ def _pack_fifth_bit(codes: np.ndarray) -> np.ndarray:
     return np.packbits(codes >> 4, axis=-1, bitorder="little")
 
 
+def _put_nibbles(out: np.ndarray, codes: np.ndarray) -> None:
+    """Of 32 codes in a block the first 16 in the low halves of its bytes."""
+    out["q"] = _pack_nibbles(codes)
+
+
+def _put_five(out: np.ndarray, codes: np.ndarray) -> None:
+    out["q"], out["high"] = _pack_nibbles(codes), _pack_fifth_bit(codes)
+
+
+def _put_bytes(out: np.ndarray, codes: np.ndarray) -> None:
+    out["q"] = codes ^ 128
+
+
+def _put_runs(out: np.ndarray, codes: np.ndarray) -> None:
+    """Q4_K and, with its fifth bits, Q5_K."""
+    pairs = codes.reshape(-1, 4, 2, 32)
+    out["q"] = ((pairs[:, :, 0] & 15) | ((pairs[:, :, 1] & 15) << 4)).reshape(-1, 128)
+    if "high" in (out.dtype.names or ()):
+        groups = codes.reshape(-1, 8, 32)
+        out["high"] = ((groups >> 4) << np.arange(8, dtype=np.uint8)[:, None]).sum(axis=1, dtype=np.uint8)
+
+
+def _put_six(out: np.ndarray, codes: np.ndarray) -> None:
+    runs = codes.reshape(-1, 2, 4, 32)  # per 128 weights four runs: two in the low nibbles, two in the high ones
+    out["low"] = ((runs[:, :, :2] & 15) | ((runs[:, :, 2:] & 15) << 4)).reshape(-1, 128)
+    shifts = np.array([0, 2, 4, 6], np.uint8)[:, None]
+    out["high"] = ((runs >> 4) << shifts).sum(axis=2, dtype=np.uint8).reshape(-1, 64)
+
+
+def _put_groups(out: np.ndarray, codes: np.ndarray) -> None:
+    out["q"] = _pack_nibbles(codes.reshape(-1, 32)).reshape(-1, 128)
+
+
 def _symmetric(bits: int) -> Encoder:
     """Q4_0 and Q5_0: the extreme value of a block gets code 0, exactly."""
     zero, top = 1 << (bits - 1), (1 << bits) - 1
@@ -72,9 +105,8 @@ def _symmetric(bits: int) -> Encoder:
     def fill(out: np.ndarray, w: np.ndarray) -> None:
         d = _extreme(w) / np.float32(-zero)
         codes = np.trunc(w * _inverse(d) + np.float32(zero + 0.5)).clip(0, top).astype(np.uint8)
-        out["d"], out["q"] = d[:, 0], _pack_nibbles(codes)
-        if bits == 5:
-            out["high"] = _pack_fifth_bit(codes)
+        out["d"] = d[:, 0]
+        (_put_nibbles if bits == 4 else _put_five)(out, codes)
 
     return fill
 
@@ -87,9 +119,8 @@ def _affine(bits: int) -> Encoder:
         low = w.min(axis=-1, keepdims=True)
         d = (w.max(axis=-1, keepdims=True) - low) / np.float32(top)
         codes = np.trunc((w - low) * _inverse(d) + np.float32(0.5)).clip(0, top).astype(np.uint8)
-        out["d"], out["min"], out["q"] = d[:, 0], low[:, 0], _pack_nibbles(codes)
-        if bits == 5:
-            out["high"] = _pack_fifth_bit(codes)
+        out["d"], out["min"] = d[:, 0], low[:, 0]
+        (_put_nibbles if bits == 4 else _put_five)(out, codes)
 
     return fill
 
@@ -116,10 +147,7 @@ def _k_affine(bits: int) -> Encoder:
         submin = np.rint(depth * _inverse(m)).clip(0, 63)
         codes = np.rint((w + (m * submin)[..., None]) * _inverse(d * sub)[..., None]).clip(0, top).astype(np.uint8)
         out["scales"] = _pack_six_bits(sub.astype(np.uint8), submin.astype(np.uint8))
-        pairs = codes.reshape(-1, 4, 2, 32)
-        out["q"] = ((pairs[:, :, 0] & 15) | ((pairs[:, :, 1] & 15) << 4)).reshape(-1, 128)
-        if bits == 5:
-            out["high"] = ((codes >> 4) << np.arange(8, dtype=np.uint8)[:, None]).sum(axis=1, dtype=np.uint8)
+        _put_runs(out, codes)
 
     return fill
 
@@ -138,11 +166,8 @@ def _q6_k(out: np.ndarray, w: np.ndarray) -> None:
     d = out["d"].astype(np.float32)[:, None]
     sub = np.rint(step * _inverse(d)).clip(-128, 127)
     codes = np.rint(w * _inverse(d * sub)[..., None] + np.float32(32)).clip(0, 63).astype(np.uint8)
-    runs = codes.reshape(-1, 2, 4, 32)  # per 128 weights four runs: two in the low nibbles, two in the high ones
     out["scales"] = sub
-    out["low"] = ((runs[:, :, :2] & 15) | ((runs[:, :, 2:] & 15) << 4)).reshape(-1, 128)
-    shifts = np.array([0, 2, 4, 6], np.uint8)[:, None]
-    out["high"] = ((runs >> 4) << shifts).sum(axis=2, dtype=np.uint8).reshape(-1, 64)
+    _put_six(out, codes)
 
 
 _IQ4_MIDDLES = np.convolve(np.array(IQ4_NL.codebook, np.float32), [0.5, 0.5], "valid").astype(np.float32)
@@ -153,7 +178,7 @@ _IQ4_LOW = np.float32(IQ4_NL.codebook[0])
 def _iq4_nl(out: np.ndarray, w: np.ndarray) -> None:
     out["d"] = _extreme(w)[:, 0] / _IQ4_LOW
     d = out["d"].astype(np.float32)[:, None]
-    out["q"] = _pack_nibbles(np.searchsorted(_IQ4_MIDDLES, w * _inverse(d)).astype(np.uint8))
+    _put_nibbles(out, np.searchsorted(_IQ4_MIDDLES, w * _inverse(d)).astype(np.uint8))
 
 
 def _iq4_xs(out: np.ndarray, w: np.ndarray) -> None:
@@ -163,7 +188,7 @@ def _iq4_xs(out: np.ndarray, w: np.ndarray) -> None:
     d = out["d"].astype(np.float32)[:, None]
     sub = np.rint(step * _inverse(d)).clip(-32, 31)
     codes = np.searchsorted(_IQ4_MIDDLES, w * _inverse(d * sub)[..., None]).astype(np.uint8)
-    out["q"] = _pack_nibbles(codes.reshape(-1, 32)).reshape(-1, 128)
+    _put_groups(out, codes)
     scales = (sub + 32).astype(np.uint8)
     out["low"] = (scales[:, 0::2] & 15) | (scales[:, 1::2] & 15) << 4
     out["high"] = ((scales >> 4).reshape(-1, 2, 4) << np.array([0, 2, 4, 6], np.uint8)).sum(axis=-1, dtype=np.uint8)
@@ -176,7 +201,7 @@ def _mxfp4(out: np.ndarray, w: np.ndarray) -> None:
     out["e"] = np.where(top > 0, exponent, 0).clip(0, 254)[:, None].astype(np.uint8)
     d = half_powers(HOME, out["e"])
     codes = (np.abs(w)[..., None] > d[..., None] * _E2M1_MIDDLES).sum(axis=-1, dtype=np.uint8)
-    out["q"] = _pack_nibbles(np.where((w < 0) & (codes > 0), codes | 8, codes))
+    _put_nibbles(out, np.where((w < 0) & (codes > 0), codes | 8, codes))
 
 
 def _plain(out: np.ndarray, w: np.ndarray) -> None:
@@ -205,3 +230,18 @@ _ENCODERS: dict[type[BlockFormat], Encoder] = {
     IQ4_XS: _iq4_xs,
     MXFP4: _mxfp4,
 }
+
+PUT_CODES: dict[type[BlockFormat], Encoder] = {
+    Q4_0: _put_nibbles,
+    Q4_1: _put_nibbles,
+    Q5_0: _put_five,
+    Q5_1: _put_five,
+    Q8_0: _put_bytes,
+    Q4_K: _put_runs,
+    Q5_K: _put_runs,
+    Q6_K: _put_six,
+    IQ4_NL: _put_nibbles,
+    IQ4_XS: _put_groups,
+    MXFP4: _put_nibbles,
+}
+"""For each format with codes, what puts codes (N, block) uint8 into blocks (N,) whose scales are there already."""

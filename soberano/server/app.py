@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,7 @@ def serve(
     context: int | None = None,
     sequences: int = 4,
     cache: str | None = None,
+    adapters: Mapping[str, Path] | None = None,
     head: str | Path | None = None,
     api_key: str | None = None,
     max_running: int = 16,
@@ -190,8 +191,9 @@ def serve(
     the full context; up to `max_running` shorter ones share it. Clients know the model as `name`, else as the stem of
     its path, and may always use the name it has for itself. `on_ready` is called once, before the address is printed:
     when nothing is left to wait for. `demo` adds a line on what to do first. A second signal ends without grace.
-    `long_chats` says what is done with conversations that no longer fit: see soberano.models.long_chats. `head` is the
-    folder of a head that was trained on this encoder.
+    `long_chats` says what is done with conversations that no longer fit: see soberano.models.long_chats. `adapters` are
+    LoRA adapters by the name that clients know them by: each is a model of its own, over the weights of this one.
+    `head` is the folder of a head that was trained on this encoder.
     Raises InputError when there is no listening at `host` and `port`, and what loading raises.
     """
 
@@ -200,9 +202,20 @@ def serve(
             raise Stopping("stopped while the model was loading")
         progress(label, done, total, unit)
 
+    taken = name or (_stem(model) if isinstance(model, str | Path) else None)
     engine = Engine(
-        _loader(model, watched, backend=backend, context=context, sequences=sequences, cache=cache, head=head),
-        name=name or (_stem(model) if isinstance(model, str | Path) else None),
+        _loader(
+            model,
+            watched,
+            adapters or {},
+            taken,
+            backend=backend,
+            context=context,
+            sequences=sequences,
+            cache=cache,
+            head=head,
+        ),
+        name=taken,
         max_running=max_running,
         max_waiting=max_waiting,
         deadline_s=deadline_s,
@@ -220,13 +233,17 @@ def serve(
             engine.model.close()
 
 
-def _loader(model: str | Path | Loaded, progress: Progress, **how: Any) -> Callable[[], Loaded]:
+def _loader(
+    model: str | Path | Loaded, progress: Progress, adapters: Mapping[str, Path], name: str | None, **how: Any
+) -> Callable[[], Loaded]:
     def given() -> Loaded:
         if not isinstance(model, str | Path):
             warm_up(model, progress)
             return model
         made = load(model, progress=progress, **how)
         try:
+            for adapter, path in adapters.items():
+                _add(made, name, adapter, path, progress)
             warm_up(made, progress)
         except BaseException:
             made.close()
@@ -234,6 +251,14 @@ def _loader(model: str | Path | Loaded, progress: Progress, **how: Any) -> Calla
         return made
 
     return given
+
+
+def _add(model: Loaded, name: str | None, adapter: str, path: Path, progress: Progress) -> None:
+    if isinstance(model, Encoder):
+        raise InputError(f"{path} is an adapter, and the model is an encoder, which takes none")
+    if adapter in (name, model.name):
+        raise InputError(f"an adapter and the model are both called {adapter!r}; give one of them another name")
+    model.add_adapter(adapter, path, progress)
 
 
 def _stem(path: str | Path) -> str:

@@ -80,6 +80,11 @@ class Engine:
         return self._name or self.model.name
 
     @property
+    def adapters(self) -> list[str]:
+        """The names under which clients get the model with an adapter."""
+        return [] if isinstance(self.model, encoder.Encoder) else list(self.model.adapters)
+
+    @property
     def state(self) -> str:
         """loading, ready, failed or stopping."""
         if self._stop_at is not None:

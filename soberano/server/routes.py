@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from aiohttp import web
@@ -46,21 +46,20 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Continue a conversation."""
     state, model = _decoder(request)
     asked = protocol.chat(await _json(request), _limits(model)._replace(slides=state.long_chats == "slide"))
-    _check_model(asked.model, state.engine)
+    adapter = _check_model(asked.model, state.engine)
     if model.chat is None:
         raise RequestError(
             f"{state.engine.name} has no chat template; use /v1/completions", "messages", code="no_chat_template"
         )
-    form = ChatForm(
-        state.engine.name, model.tokenizer, logprobs=asked.options.logprobs is not None, fingerprint=_fingerprint(model)
-    )
+    scored, name = asked.options.logprobs is not None, adapter or state.engine.name
+    form = ChatForm(name, model.tokenizer, logprobs=scored, fingerprint=_fingerprint(model))
     size = sum(len(message["content"]) for message in asked.messages)
     async with Run(state.engine, len(asked.choices)) as run:
         fitted = await state.desk.run(
             size, fit, model, asked.messages, state.long_chats, answer=asked.options.max_tokens
         )
         headers = {"x-dropped-messages": str(fitted.dropped)} if fitted.dropped else None
-        return await _answer(request, asked, [fitted.tokens], run, form, headers)
+        return await _answer(request, asked, [fitted.tokens], run, form, headers, adapter)
 
 
 @routes.post("/v1/completions")
@@ -68,14 +67,15 @@ async def completions(request: web.Request) -> web.StreamResponse:
     """Continue a text."""
     state, model = _decoder(request)
     asked = protocol.completion(await _json(request), _limits(model))
-    _check_model(asked.model, state.engine)
+    adapter = _check_model(asked.model, state.engine)
     shown = [p if isinstance(p, str) else model.tokenizer.decode(p, special=True) for p in asked.prompts]
     echoes = [shown[i] if asked.echo else "" for i, _ in asked.choices]
     scored = asked.options.logprobs is not None
-    form = TextForm(state.engine.name, model.tokenizer, logprobs=scored, fingerprint=_fingerprint(model), echoes=echoes)
+    name = adapter or state.engine.name
+    form = TextForm(name, model.tokenizer, logprobs=scored, fingerprint=_fingerprint(model), echoes=echoes)
     async with Run(state.engine, len(asked.choices)) as run:
         prompts = [await _tokens(state, model, prompt) for prompt in asked.prompts]
-        return await _answer(request, asked, prompts, run, form)
+        return await _answer(request, asked, prompts, run, form, adapter=adapter)
 
 
 @routes.post("/v1/embeddings")
@@ -137,17 +137,18 @@ async def say_class(request: web.Request) -> web.Response:
 
 @routes.get("/v1/models")
 async def models(request: web.Request) -> web.Response:
-    """List the one model."""
+    """List the model, and each adapter as a model of its own."""
     state, model = _ready(request)
-    return web.json_response({"object": "list", "data": [_card(state.engine.name, model)]})
+    names = (state.engine.name, *state.engine.adapters)
+    return web.json_response({"object": "list", "data": [_card(name, model, state.engine) for name in names]})
 
 
 @routes.get("/v1/models/{id:.+}")
 async def model_card(request: web.Request) -> web.Response:
     """Describe a model."""
     state, model = _ready(request)
-    _check_model(request.match_info["id"], state.engine)
-    return web.json_response(_card(state.engine.name, model))
+    adapter = _check_model(request.match_info["id"], state.engine)
+    return web.json_response(_card(adapter or state.engine.name, model, state.engine))
 
 
 @routes.get("/health")
@@ -228,11 +229,18 @@ async def _json(request: web.Request) -> Any:
         raise RequestError(f"the body is not JSON: {error}", code="invalid_json") from None
 
 
-def _check_model(asked: str | None, engine: Engine) -> None:
-    """Refuse any other model than ours, which answers to its id and to the name that its file gives it."""
+def _check_model(asked: str | None, engine: Engine) -> str | None:
+    """The adapter that is asked for by its name; None for the model itself, which has an id and a name in its file.
+
+    Raises RequestError for any other.
+    """
+    if asked in engine.adapters:
+        return asked
     if asked is not None and asked not in (engine.name, engine.model.name):
-        said = f"no model is called {asked[:200]!r}; this server has {engine.name!r}"
+        there = ", ".join(map(repr, (engine.name, *engine.adapters)))
+        said = f"no model is called {asked[:200]!r}; this server has {there}"
         raise RequestError(said, "model", code="model_not_found", status=404)
+    return None
 
 
 async def _tokens(state: State, model: Model, prompt: str | tuple[int, ...]) -> list[int]:
@@ -251,9 +259,10 @@ async def _answer(
     run: Run,
     form: Form,
     headers: dict[str, str] | None = None,
+    adapter: str | None = None,
 ) -> web.StreamResponse:
     state = request.app[STATE]
-    run.submit([(prompts[i], options) for i, options in asked.choices])
+    run.submit([(prompts[i], replace(options, adapter=adapter)) for i, options in asked.choices])
     if asked.stream:
         waits = state.heartbeat_s, state.patience_s
         usage = {name: getattr(asked, name) for name in protocol.USAGE}
@@ -266,9 +275,11 @@ def _fingerprint(model: Model) -> str:
     return f"soberano-{model.plan.backend}-{model.plan.isa}"
 
 
-def _card(name: str, model: Loaded) -> dict[str, Any]:
-    """OpenAI's four fields, and what a client of ours may want to know."""
+def _card(name: str, model: Loaded, engine: Engine) -> dict[str, Any]:
+    """OpenAI's four fields, and what a client of ours may want to know; of an adapter, the model that it is beside."""
     base = {"id": name, "object": "model", "created": 0, "owned_by": "soberano", "context_length": model.context}
+    if name != engine.name:
+        base["parent"] = engine.name
     if isinstance(model, Encoder):
         labels = {"labels": list(model.head.labels)} if model.head is not None and model.head.labels else {}
         return base if model.ranks else {**base, "dimensions": model.width, **labels}

@@ -33,6 +33,7 @@ def warm_up(model: Model | Encoder, progress: Progress) -> None:
             model.embed(sentence, progress=progress)
         return
     asked = [(80, Options(max_tokens=2, ignore_eos=True)), (1, Options(max_tokens=2, temperature=0, ignore_eos=True))]
+    asked += [(80, Options(max_tokens=2, ignore_eos=True, adapter=name)) for name in model.adapters]
     for done, (tokens, options) in enumerate(asked):
         for _ in _steps(model, tokens, options):
             progress("warm up", done, len(asked), "answers")

@@ -82,6 +82,14 @@ def _rows_as_theirs(b: np.ndarray, product: str, module: Any, config: Any) -> np
     return np.ascontiguousarray(b.reshape(heads, -1, 2, b.shape[1]).swapaxes(1, 2).reshape(b.shape))
 
 
+def rows_as_ours(b: np.ndarray, product: str, module: Any, config: Any) -> np.ndarray:
+    """The inverse of that."""
+    heads = {"attn_q": config.heads, "attn_k": config.kv_heads}.get(product)
+    if heads is None or not getattr(module, "PAIRS_INTERLEAVED", False):
+        return b
+    return np.ascontiguousarray(b.reshape(heads, 2, -1, b.shape[1]).swapaxes(1, 2).reshape(b.shape))
+
+
 def _each(pairs: Mapping[str, Pair]) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
     """(product, layer, A (R, I), B (O, R)), layer by layer."""
     layers = len(next(iter(pairs.values())).a)

@@ -11,7 +11,7 @@ from soberano.backends.homes import home_of
 from soberano.core.types import Array
 from soberano.ops.loss import cross_entropy, with_slope
 
-PART = 128
+PART = 256
 """Tokens whose logits exist at once."""
 
 

@@ -4,11 +4,14 @@ optax computes on JAX arrays, on whichever device JAX has; where a model runs on
 enough to go there and back.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import optax
 
+from soberano.backends import homes
+from soberano.backends.tree import map_arrays
 from soberano.core.errors import InputError
 from soberano.models.adapter import Pair
 
@@ -40,6 +43,22 @@ def optimizer(rates: Rates, steps: int) -> Any:
     }
     labels = lambda pairs: {name: Pair("a", "b") for name in pairs}  # noqa: E731
     return optax.chain(optax.clip_by_global_norm(rates.clip), optax.multi_transform(adam, labels))
+
+
+def follow(optimizer: Any) -> Callable[..., Any]:
+    """A function (adapters, state, summed gradient, learnt tokens) -> (adapters, state, length of the mean gradient).
+
+    Compiled, and all three in one pass over memory.
+    """
+
+    def step(pairs: Any, state: Any, gradient: Any, learnt: Any) -> Any:
+        mean = map_arrays(lambda grad: grad / learnt, gradient)
+        changes, state = optimizer.update(mean, state, pairs)
+        length = home.xp.sqrt(sum(home.xp.sum(each * each) for pair in mean.values() for each in pair))
+        return optax.apply_updates(pairs, changes), state, length
+
+    home = homes.home("jax")
+    return home.compile(step)
 
 
 def _schedule(rates: Rates, peak: float, steps: int) -> Any:

@@ -7,7 +7,6 @@ that an undisturbed one would have made.
 import functools
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,13 +17,16 @@ import numpy as np
 
 from soberano.backends.tree import map_arrays
 from soberano.core.errors import InputError
+from soberano.core.memory import peak_memory
 from soberano.core.progress import Progress, silent
+from soberano.core.units import bytes_text
 from soberano.models.adapter import Pair
 from soberano.models.model import Model
 from soberano.train import checkpoint
 from soberano.train.adapters import Shape, fresh
+from soberano.train.devices import Devices
 from soberano.train.encode import Encoded
-from soberano.train.optimizer import Rates, optimizer
+from soberano.train.optimizer import Rates, follow, optimizer
 from soberano.train.packing import batch_of, order, pack
 from soberano.train.step import Batch, loss_and_grad, loss_only
 
@@ -40,14 +42,18 @@ class Settings:
     rows: int = 1  # of a batch: what is computed at once
     accumulate: int = 4  # batches of a step
     seed: int = 0
-    exact: bool = False  # float32 where a matrix unit would take bfloat16
+    devices: int = 1  # that share the rows of a batch
+    share_base: bool = False  # each device holds a share of the frozen weights, and not a copy
+    exact: bool = False  # float32 where kernels would round activations
     patience: int = 0  # evaluations without progress until it stops; 0: never
 
     def check(self) -> None:
         """Raise InputError for a number that cannot be."""
-        for name in ("epochs", "length", "rows", "accumulate"):
+        for name in ("epochs", "length", "rows", "accumulate", "devices"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, and must be at least 1")
+        if self.rows % self.devices:
+            raise InputError(f"{self.devices} devices cannot share {self.rows} rows evenly; let rows be a multiple")
 
 
 @dataclass
@@ -57,6 +63,7 @@ class Seen:
     epoch: int = 0
     step: int = 0  # of the epoch
     steps: int = 0  # of all
+    before: float | None = None  # the loss on what is held out before the first step
     best: float | None = None  # the least loss of an evaluation
     worse: int = 0  # evaluations since then
 
@@ -68,15 +75,25 @@ class Run:
     """A run: `train()` does what is left of it."""
 
     def __init__(
-        self, model: Model, texts: Sequence[Encoded], held_out: Sequence[Encoded], settings: Settings, folder: Path
+        self,
+        model: Model,
+        texts: Sequence[Encoded],
+        held_out: Sequence[Encoded],
+        settings: Settings,
+        folder: Path,
+        *,
+        save_every: float = 60.0,
     ) -> None:
         settings.check()
+        self.save_every = save_every  # seconds between checkpoints within an epoch: no more than that is lost
         self.model, self.texts, self.held_out, self.settings, self.folder = model, texts, held_out, settings, folder
         how = model.home, model.module_name, model.config, model.plan, settings.shape
         self._gradient = loss_and_grad(*how, exact=settings.exact)
         self._loss = loss_only(*how, exact=settings.exact)
+        self._devices = Devices(model, settings.devices, share=settings.share_base)
         self.per_epoch = len(self._steps_of(0))
         self.optimizer = optimizer(settings.rates, settings.epochs * self.per_epoch)
+        self._follow = follow(self.optimizer)
         self.pairs: dict[str, Pair] = fresh(model.module, model.config, settings.shape, settings.seed)
         self.state = self.optimizer.init(self.pairs)
         self.seen = Seen()
@@ -91,19 +108,30 @@ class Run:
 
     def train(self, tell: Callable[[dict[str, Any]], None] = lambda row: None, progress: Progress = silent) -> None:
         """Do every step that is left; `tell` gets a row of numbers after each step and each evaluation."""
+        if self.held_out and self.seen.before is None:
+            self.seen.before = self.evaluate(self.held_out)
+            tell({"step": 0, "held_out_loss": self.seen.before})
+        saved = time.monotonic()
         for epoch in range(self.seen.epoch, self.settings.epochs):
             steps = self._steps_of(epoch)
             for at in range(self.seen.step, len(steps)):
                 started = time.perf_counter()
                 loss, tokens, norm = self._step(steps[at])
                 self.seen.step, self.seen.steps = at + 1, self.seen.steps + 1
-                total = self.settings.epochs * self.per_epoch
-                progress(f"train, loss {loss:.3f}", self.seen.steps, total, "steps")
-                took = time.perf_counter() - started
+                took, total = time.perf_counter() - started, self.settings.epochs * self.per_epoch
+                progress("train", self.seen.steps, total, f"steps, loss {loss:.3f}, {self._pace(len(steps[at]), took)}")
                 tell({"step": self.seen.steps, "loss": loss, "tokens": tokens, "grad_norm": norm, "seconds": took})
+                if time.monotonic() - saved >= self.save_every:
+                    self.save()
+                    saved = time.monotonic()
             self.seen.epoch, self.seen.step = epoch + 1, 0
             if self._evaluate(tell):
                 break
+
+    def _pace(self, rows: int, seconds: float) -> str:
+        peak = peak_memory()
+        memory = "" if peak is None else f", {bytes_text(peak)}"
+        return f"{rows * self.settings.length / seconds:,.0f} tokens/s{memory}"
 
     def _steps_of(self, epoch: int) -> list[list[list[int]]]:
         """The rows of each step of an epoch: lists of texts by number."""
@@ -119,30 +147,25 @@ class Run:
 
     def _step(self, rows: list[list[int]]) -> tuple[float, int, float]:
         """One step of the optimizer: (loss for each learnt token, learnt tokens, length of the gradient)."""
-        send, back = self.model.home.asarray, self.model.home.to_numpy
-        pairs = map_arrays(send, self.pairs)
+        pairs = self._devices.copies(self.pairs)
         total, learnt, gradient = 0.0, 0, None
         for batch in self._batches([[self.texts[i] for i in row] for row in rows]):
-            value, grads = self._gradient(pairs, self.model.weights, map_arrays(send, batch))
+            value, grads = self._gradient(pairs, self._devices.weights, self._devices.rows(batch))
             learnt += int((batch.targets >= 0).sum())
             total += float(value)
             gradient = grads if gradient is None else _added(gradient, grads)
-        mean = map_arrays(lambda grad: back(grad) / np.float32(learnt), gradient)
-        norm = math.sqrt(sum(float((each.astype(np.float64) ** 2).sum()) for pair in mean.values() for each in pair))
-        changes, self.state = self.optimizer.update(mean, self.state, self.pairs)
-        self.pairs = {
-            name: Pair(*(np.asarray(old + change) for old, change in zip(pair, changes[name], strict=True)))
-            for name, pair in self.pairs.items()
-        }
-        return total / learnt, learnt, norm
+        gradient = map_arrays(self.model.home.to_numpy, gradient)
+        pairs, self.state, norm = self._follow(self.pairs, self.state, gradient, np.float32(learnt))
+        self.pairs = {name: Pair(*map(np.asarray, pairs[name])) for name in self.pairs}  # JAX sorts names, we do not
+        return total / learnt, learnt, float(norm)
 
     def evaluate(self, texts: Sequence[Encoded]) -> float:
         """The loss of texts for each learnt token, with the adapters as they are now, in nats."""
-        send, total, learnt = self.model.home.asarray, 0.0, 0
-        pairs = map_arrays(send, self.pairs)
+        total, learnt = 0.0, 0
+        pairs = self._devices.copies(self.pairs)
         rows = [[texts[i] for i in row] for row in pack([len(text.tokens) for text in texts], self.settings.length)]
         for batch in self._batches(rows):
-            total += float(self._loss(pairs, self.model.weights, map_arrays(send, batch)))
+            total += float(self._loss(pairs, self._devices.weights, self._devices.rows(batch)))
             learnt += int((batch.targets >= 0).sum())
         return total / learnt
 

@@ -42,7 +42,7 @@ def batch_loss(name: str, config: Any, plan: Plan, shape: Shape) -> Callable[...
 
 def loss_only(home: Home, name: str, config: Any, plan: Plan, shape: Shape, *, exact: bool) -> Callable[..., Array]:
     """A function (adapters, weights, batch) -> the summed loss, as `loss_and_grad` computes it."""
-    return home.compile(batch_loss(name, config, replace(plan, role="token" if exact else "prompt"), shape))
+    return home.compile(batch_loss(name, config, _role(plan, exact), shape))
 
 
 def loss_and_grad(
@@ -50,9 +50,9 @@ def loss_and_grad(
 ) -> Callable[..., tuple[Array, Any]]:
     """A function (adapters, weights, batch) -> (summed loss, gradient), compiled where the home compiles.
 
-    `exact` computes as generated tokens are, where a matrix unit would take bfloat16.
+    `exact` computes in float32, where kernels would round activations to be faster.
     """
-    plan = replace(plan, role="token" if exact else "prompt")
+    plan = _role(plan, exact)
     run = home.value_and_grad(batch_loss(name, config, plan, shape))
 
     def under_plan(*args: Any) -> tuple[Array, Any]:
@@ -60,3 +60,7 @@ def loss_and_grad(
             return run(*args)
 
     return home.compile(under_plan)
+
+
+def _role(plan: Plan, exact: bool) -> Plan:
+    return replace(plan, role="token" if exact else "prompt", exact=exact)

@@ -14,8 +14,9 @@ from soberano.backends.tree import leaves, map_arrays
 from soberano.ops.activation import geglu, gelu, silu, soft_cap, swiglu
 from soberano.ops.causal_attention import causal_attention
 from soberano.ops.feed_forward import feed_forward
-from soberano.ops.linear import linears, low_ranks
+from soberano.ops.linear import linears
 from soberano.ops.loss import cross_entropy, with_slope
+from soberano.ops.low_rank import low_ranks
 from soberano.ops.norm import layer_norm, rms_norm
 from soberano.ops.rope import Rotation, rope
 from soberano.quant.blocks import format_named
@@ -65,8 +66,8 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...], tuple[Any, ...]]] = 
         (W, V),
     ),
     "low_ranks": (
-        lambda t, c: add(*low_ranks(t[0], t[1:], scales=(0.5, 2.0))),
-        (normal(3, 5), (normal(2, 5), normal(4, 2)), (normal(3, 5), normal(4, 3))),
+        lambda t, c: add(*low_ranks(t[0], t[1:3], t[3:], scales=(0.5, 2.0))),
+        (normal(3, 5), (normal(2, 5), normal(4, 2)), (normal(3, 5), normal(4, 3)), normal(3, 4), normal(3, 4)),
         (),
     ),
     "adapted": (
@@ -118,7 +119,7 @@ def number(y: Any, mix: Any) -> Any:
     """The sum of the elements of y, each times a weight of its own."""
     one = mix[:1].reshape(1, 1)  # cos(0)
     pair = (mix.reshape(1, -1), one)
-    return low_ranks(y.reshape(1, mix.shape[0]), (pair,), scales=(1.0,))[0].reshape(1)[0]
+    return low_ranks(y.reshape(1, mix.shape[0]), (pair,), (one * 0.0,), scales=(1.0,))[0].reshape(1)[0]
 
 
 def test_what_depends_on_nothing_has_no_gradient(home: Home) -> None:

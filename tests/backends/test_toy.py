@@ -13,7 +13,7 @@ import soberano.ops
 from soberano.backends import homes
 from soberano.backends.base import Home
 from soberano.backends.dispatch import Op
-from soberano.backends.tree import map_arrays
+from soberano.backends.tree import leaves, map_arrays
 from soberano.core.errors import InputError
 from soberano.ops.norm import rms_norm
 from soberano.ops.rope import Rotation
@@ -32,6 +32,7 @@ def draw(*shape: int) -> np.ndarray:
 def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
     """Arguments of each op. A new op adds a line, and the test below runs it on every home."""
     x, w, logits, pair = draw(2, 8), draw(8), draw(2, 300), (draw(2, 8), draw(3, 8))
+    low = ((draw(2, 8), draw(5, 2)), (draw(3, 8), draw(4, 3)))
     seed, place = np.array([[1, 2], [3, 4]], U32), np.array([5, 6], I32)
     lanes, bits = np.array([[0, 9], [3, 2]], I32), np.arange(8, dtype=np.uint8).reshape(2, 4)
     sampling = Sampling(
@@ -52,6 +53,7 @@ def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
         "activation.silu": ((x,), {}),
         "activation.gelu": ((x,), {"form": "erf"}),
         "activation.swiglu": ((x, x), {}),
+        "activation.swiglu_back": ((x, x, x), {}),
         "activation.sigmoid": ((x,), {}),
         "activation.clamped_swiglu": ((x, x), {}),
         "activation.geglu": ((x, x), {}),
@@ -79,7 +81,8 @@ def _cases() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
         "knn.nearest": ((x, base, 2), {}),
         "knn.rescore": ((x, base, np.array([[0, 2], [1, 1]], I32)), {}),
         "linear.products": (((draw(5, 8), draw(3, 8)), x), {}),
-        "linear.low_ranks": ((x, ((draw(2, 8), draw(5, 2)), (draw(3, 8), draw(4, 3)))), {"scales": (0.5, 2.0)}),
+        "low_rank.low_ranks": ((x, low, (draw(2, 5), draw(2, 4))), {"scales": (0.5, 2.0)}),
+        "low_rank.low_ranks_back": (((draw(2, 5), draw(2, 4)), x, low), {"scales": (0.5, 2.0)}),
         "linear.embed": ((draw(5, 8), lanes % 5), {}),
         "linear_transposed.linears_transposed": (((draw(5, 8), draw(3, 8)), draw(2, 5), draw(2, 3)), {}),
         "feed_forward.feed_forward": ((draw(6, 8), draw(6, 8), draw(8, 6), x), {"activation": "gelu"}),
@@ -164,9 +167,9 @@ def test_every_meaning_runs(toy_home: Home, name: str) -> None:
     arguments, options = CASES[name]
     expected = OPS[name](*place(homes.home("numpy"), arguments), impl="meaning", **options)
     actual = OPS[name](*place(toy_home, arguments), impl="meaning", **options)
-    flat = actual if isinstance(actual, tuple) else (actual,)
+    flat = leaves(actual)
     assert all(isinstance(part, toy.ToyArray) for part in flat), "an array left its home"
-    for part, other in zip(flat, expected if isinstance(expected, tuple) else (expected,), strict=True):
+    for part, other in zip(flat, leaves(expected), strict=True):
         assert np.array_equal(toy_home.to_numpy(part), other, equal_nan=True)
 
 

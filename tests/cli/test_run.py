@@ -11,7 +11,7 @@ FAST = ("--backend", "numpy", "--context", "64", "-n", "6", "--temperature", "0"
 
 
 def test_every_option_has_a_flag():
-    assert list(FLAGS) == [f.name for f in fields(Options)]
+    assert [*FLAGS, "adapter"] == [f.name for f in fields(Options)]
 
 
 def test_the_text_streams_and_json_says_the_same(soberano, tiny):

@@ -31,6 +31,12 @@ def test_an_adapter_is_made_and_taken(tiny: Path, tmp_path: Path, capsys: pytest
     told = ["run", str(tiny), "the dog", "--temperature", "0", "-n", "4", "--backend", "cpu"]
     assert main([*told, "--adapter", str(out / "adapter.gguf")]) == 0
     assert capsys.readouterr().out.startswith(" is a fox")
+    assert (out / "loss.png").read_bytes().startswith(b"\x89PNG") and (out / "loss.jsonl").exists()
+    merged = tmp_path / "merged.gguf"
+    assert main(["train", "merge", str(tiny), str(out / "adapter.gguf"), "--out", str(merged), "--type", "F16"]) == 0
+    table = capsys.readouterr().out
+    assert "ffn_down" in table and "of the update is in the file" in table
+    assert main(["run", str(merged), *told[2:]]) == 0 and capsys.readouterr().out.startswith(" is a fox")
     write_tiny_llama(tmp_path / "other.gguf", seed=1)
     told[1] = str(tmp_path / "other.gguf")
     assert main([*told, "--adapter", str(out / "adapter.gguf")]) == 2
@@ -43,5 +49,5 @@ def test_wrong_data_is_one_line(tiny: Path, tmp_path: Path, capsys: pytest.Captu
     data = tmp_path / "data.jsonl"
     data.write_text('{"text": "a"}\nnot json\n')
     assert main(["train", "lora", str(tiny), str(data), "--out", str(tmp_path / "out"), "--backend", "numpy"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    line = capsys.readouterr().err.splitlines()[-1]
     assert f"{data}:2 is not JSON" in line and not (tmp_path / "out").exists()

@@ -11,7 +11,17 @@ from hypothesis.extra.numpy import arrays
 
 from soberano.backends.base import Home
 from soberano.core.errors import InputError, ShapeError
-from soberano.ops.activation import clamped_swiglu, geglu, gelu, relu, sigmoid, silu, soft_cap, swiglu
+from soberano.ops.activation import (
+    clamped_swiglu,
+    geglu,
+    gelu,
+    relu,
+    sigmoid,
+    silu,
+    soft_cap,
+    swiglu,
+    swiglu_back,
+)
 from tests.cases import MODELS, Shape
 from tests.tolerance import assert_close, assert_gradient
 
@@ -151,3 +161,18 @@ def test_refuses_with_the_numbers(home: Home) -> None:
     for unit in (geglu, clamped_swiglu):
         with pytest.raises(ShapeError, match=unit.__name__):
             unit(x, y)
+
+
+@given(grad=FLOATS, gate=arrays(np.float32, (16,), elements=st.floats(-300, 300, width=32)), up=FLOATS)
+@pytest.mark.parametrize("shape", [(16,), (2, 5)])
+def test_the_way_back_through_swiglu(
+    home: Home, shape: Shape, grad: np.ndarray, gate: np.ndarray, up: np.ndarray
+) -> None:
+    grad, gate, up = (each[: math.prod(shape)].reshape(shape) for each in (grad, gate, up))
+    s = np.exp(-np.logaddexp(0, -wide(gate)))
+    expected = wide(grad) * up * (s + gate * s * (1 - s)), wide(grad) * gate * s
+    for mine, right, factor in zip(
+        swiglu_back(*map(home.asarray, (grad, gate, up))), expected, (up, np.ones_like(up)), strict=True
+    ):
+        size = float(np.abs(wide(grad) * factor).max()) * 2
+        assert_close(home.to_numpy(mine), right, size=size, what="swiglu_back")

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterable
 from types import SimpleNamespace
+from typing import ClassVar
 
 from soberano.core.errors import CapacityError, ContextError
 from soberano.models.generate import Piece, TokenLogprob
@@ -83,6 +84,8 @@ class FakeGeneration:
 
 class FakeModel:
     """The interface of a model as the server uses it."""
+
+    adapters: ClassVar[dict[str, object]] = {}
 
     def __init__(
         self,
