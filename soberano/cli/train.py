@@ -8,7 +8,7 @@ from pathlib import Path
 from soberano.cli import _train_export, _train_head, _train_merge
 from soberano.cli._numbers import positive
 
-HELP = "fine-tune: train a LoRA adapter beside packed weights, merge one into them, or train a head on an encoder"
+HELP = "fine-tune: a LoRA adapter beside packed weights, merged into them, or a head on an encoder"
 
 OTHERS = {"head": _train_head, "merge": _train_merge, "export": _train_export}
 
