@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from soberano.core.errors import FileError
+from soberano.core.errors import SoberanoError
 from soberano.core.settings import settings
 from soberano.models.encoder import Encoder
 from soberano.models.load import load_encoder
@@ -65,7 +65,7 @@ def main() -> int:
     data = Path(settings().shared) / "data"
     try:
         path = resolve("minilm")
-    except FileError as missing:
+    except SoberanoError as missing:
         print(f"skipped: {missing}")
         return 0
     if not (data / "chunking").is_dir() or not (data / "cranfield").is_dir():
