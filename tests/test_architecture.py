@@ -49,6 +49,7 @@ ROOMS: dict[str, tuple[list[str], str]] = {
     "pyarrow": (["formats/*.py"], "columns for other programs; an extra"),
     "matplotlib": (["train/picture.py"], "the picture of a run; an extra"),
     "optax": (["train/*.py"], "optimizers and schedules; an extra"),
+    "flax": (["train/*.py"], "heads on frozen embeddings; an extra"),
     "llama_cpp": (["bench/peer_llama_cpp.py"], "a peer to measure against, where somebody has it"),
     "peft": (["bench/peer_peft.py"], "as llama_cpp"),
     "torch": (["bench/peer_peft.py"], "as llama_cpp"),

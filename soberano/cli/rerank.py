@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder, a .gguf file, or the name of a pulled model")
     parser.add_argument("query", metavar="QUERY", help="what is looked for")
     add_texts(parser, "documents", "DOC")
+    parser.add_argument("--head", metavar="FOLDER", help="a relevance head that was trained on this encoder")
     parser.add_argument("--top", type=positive, metavar="N", help="only the best N")
     parser.add_argument(
         "--instruction", metavar="TEXT", help="what makes a document fit, for models that generate text"
@@ -33,7 +34,13 @@ def run(args: argparse.Namespace) -> int:
 
     checked([args.query])
     with progress() as show, texts_of(args, args.documents) as texts:
-        how = {"backend": args.backend, "context": args.context, "exact": args.exact, "progress": show}
+        how = {
+            "backend": args.backend,
+            "context": args.context,
+            "exact": args.exact,
+            "head": args.head,
+            "progress": show,
+        }
         with load(resolve(args.model), **how) as model:
             documents = list(texts)
             pairs = model.pairs(args.query, documents, args.instruction)

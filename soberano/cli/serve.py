@@ -21,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--api-key-file", metavar="FILE", help="ask clients for the key that stands in this file")
     parser.add_argument("--name", metavar="NAME", help="what clients call the model (default: MODEL, or its stem)")
     parser.add_argument(
+        "--head", metavar="FOLDER", help="a head of this encoder: /v1/classify or /v1/rerank answer with it"
+    )
+    parser.add_argument(
         "--adapter",
         metavar="NAME=FILE",
         action="append",
@@ -68,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
             context=args.context,
             cache=args.cache,
             adapters=adapters,
+            head=args.head,
             api_key=key,
             long_chats=args.long_chats,
             progress=show,

@@ -5,13 +5,13 @@ import json
 import sys
 from pathlib import Path
 
-from soberano.cli import _train_export, _train_merge
+from soberano.cli import _train_export, _train_head, _train_merge
 from soberano.cli._numbers import positive
 
-HELP = "fine-tune: train a LoRA adapter beside the packed weights of a model, or merge one into them"
+HELP = "fine-tune: a LoRA adapter beside packed weights, merged into them, or a head on an encoder"
 
 STARTS = ("lora", "loftq", "pissa")  # those of soberano.train.starts, which takes NumPy to say
-OTHERS = {"merge": _train_merge, "export": _train_export}
+OTHERS = {"head": _train_head, "merge": _train_merge, "export": _train_export}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from soberano.backends.choose import choose
 from soberano.backends.homes import home
 from soberano.backends.plan import Plan, using
-from soberano.core.errors import InputError, UnsupportedModel
+from soberano.core.errors import ContextError, InputError, UnsupportedModel
 from soberano.core.memory import free_memory
 from soberano.core.progress import Progress, silent
 from soberano.core.settings import settings
@@ -22,11 +22,14 @@ from soberano.core.types import Array
 from soberano.models import rank
 from soberano.models.architecture import architecture
 from soberano.models.batches import USUAL, Batch, batches, check_memory
+from soberano.models.classify import Classified, classified
 from soberano.models.encoding import Encoding
 from soberano.models.head import NAMES, head_pooling
 from soberano.models.keys import read_config
 from soberano.models.layers import Metadata, ModelFile
+from soberano.models.relevance import Relevances
 from soberano.models.sentence import Sentence
+from soberano.models.trained_head import TrainedHead
 from soberano.models.weights import find_weights, load_weights, weight_bytes
 from soberano.ops.distance import unit
 from soberano.ops.pool import POOLINGS, Pooling, pool
@@ -94,6 +97,7 @@ class Encoder:
         backend: str | None,
         context: int | None,
         exact: bool,
+        head: TrainedHead | None = None,
         progress: Progress,
     ) -> None:
         """`kind` is the architecture, `keys` what the file calls its keys: see soberano.models.layers.Metadata."""
@@ -106,7 +110,13 @@ class Encoder:
             raise UnsupportedModel(
                 f"{file.path} says that it ranks, but has no head that is known here ({NAMES['out']} of {kind!r})"
             )
-        self.path, self.name, self.tokenizer, self.sentence = file.path, name, tokenizer, sentence
+        if head is not None:
+            if self.ranks:
+                raise InputError(
+                    f"{file.path} is a cross-encoder with a head of its own; a trained one takes none of it"
+                )
+            head.check(file.path, sentence, self.config.width, progress)
+        self.path, self.name, self.tokenizer, self.sentence, self.head = file.path, name, tokenizer, sentence, head
         if tokenizer.size > self.config.vocabulary:
             raise InputError(
                 f"{file.path}: the tokenizer has {tokenizer.size} tokens and the model knows {self.config.vocabulary}; "
@@ -125,6 +135,11 @@ class Encoder:
         pooling = head_pooling(meta, self.module.Head) if self.ranks else sentence.pooling
         self._key = Key(kind, self.config, self.plan, pooling, self.ranks)
         self._encode = self.home.compile(_encode, static=(0,))
+
+    @property
+    def scores(self) -> bool:
+        """Whether documents can be ranked: by a head in its file, or by a trained one."""
+        return self.ranks or (self.head is not None and self.head.kind == "relevance")
 
     @property
     def width(self) -> int:
@@ -185,15 +200,44 @@ class Encoder:
 
     def pairs(self, query: str, documents: Sequence[str], instruction: str | None = None) -> rank.Pairs:
         """What the model reads of a query with each document: see soberano.models.rank.Ranker."""
-        if not self.ranks:
+        if not self.scores:
             raise InputError(f"{self.name} embeds texts and has no head to rank with; compare its vectors instead")
         if instruction is not None:
-            raise InputError(f"{self.name} is a cross-encoder, which takes no instruction; leave it out")
+            what = "is a cross-encoder, which" if self.ranks else "ranks with a trained head, which"
+            raise InputError(f"{self.name} {what} takes no instruction; leave it out")
+        if not self.ranks:
+            return self._apart(query, documents)
         whole = [self.tokenizer.pair(query, document, self.context) for document in documents]
         return rank.Pairs([tokens for tokens, _ in whole], sum(cut for _, cut in whole))
 
-    def start_ranking(self, pairs: Sequence[Sequence[int]]) -> Encoding:
-        """Begin to score pairs, each given as the tokens that the model reads. Raises InputError."""
+    def _apart(self, query: str, documents: Sequence[str]) -> rank.Pairs:
+        """A query and documents, each by itself. Raises ContextError for a query that is cut."""
+        whole = [self.tokens(text, cut=False) for text in (query, *documents)]
+        if len(whole[0]) > self.context:
+            raise ContextError(
+                f"the query is {len(whole[0])} tokens, and the model reads {self.context} of a text; shorten it"
+            )
+        cut = sum(len(tokens) > self.context for tokens in whole[1:])
+        return rank.Pairs([self.cut(tokens) for tokens in whole], cut, apart=True)
+
+    def classify(self, texts: Sequence[str], *, progress: Progress = silent) -> list[Classified]:
+        """Say what each text is, with the trained head. Raises InputError where there is none that classifies."""
+        if isinstance(texts, str):
+            raise InputError(f"texts is the string {texts!r:.60}; give a list of strings")
+        if self.head is None or self.head.kind != "classifier":
+            raise InputError(
+                f"{self.name} has no head that classifies; load it with one: head=FOLDER, or --head FOLDER"
+            )
+        vectors = self.embed(texts, progress=progress)
+        return classified(self.head.labels, self.head.classify(vectors)) if len(vectors) else []
+
+    def start_ranking(self, pairs: Sequence[Sequence[int]]) -> Encoding | Relevances:
+        """Begin to score pairs, each given as the tokens that the model reads. Raises InputError.
+
+        With a trained head, the first is the query, and each other one a document.
+        """
+        if self.head is not None and self.head.kind == "relevance":
+            return Relevances(self.start(pairs), self.head)
         probabilities = np.vectorize(rank.probability, otypes=[np.float64])
         return self._encoding(pairs, USUAL, lambda batch: probabilities(self.run(batch)[: len(batch.texts)]))
 

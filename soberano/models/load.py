@@ -13,6 +13,7 @@ from soberano.models.architecture import architecture, is_encoder
 from soberano.models.checkpoint import Checkpoint
 from soberano.models.encoder import Encoder
 from soberano.models.model import Model, refuse_parts
+from soberano.models.trained_head import TrainedHead, read_head
 from soberano.registry.store import resolve
 from soberano.text import hugging_face, tokenizer
 
@@ -25,6 +26,7 @@ def load(
     sequences: int = 1,
     cache: str | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    head: str | os.PathLike[str] | None = None,
     exact: bool = False,
     progress: Progress = silent,
 ) -> Model | Encoder:
@@ -37,12 +39,12 @@ def load(
     For a Model: the cache has room for `sequences` conversations of that length, and `cache` is the type of its
     numbers, f16, bf16 or q8_0, which takes half the memory (default: f16, and float32 where only the meaning computes
     on a CPU); `adapter` is a LoRA adapter of this very model, a GGUF file. For an Encoder: `exact` computes in float32
-    even where a matrix unit would be faster.
+    even where a matrix unit would be faster; `head` is the folder of a head that was trained on this very encoder.
 
     Raises FileError for a file that is missing or damaged, UnsupportedModel, naming it, for what we do not know.
     """
     decoder = {"context": context, "sequences": sequences, "cache": cache, "adapter": _path(adapter)}
-    return _load(path, None, decoder, {"context": context, "exact": exact}, backend, progress)
+    return _load(path, None, decoder, {"context": context, "exact": exact, "head": _head(head)}, backend, progress)
 
 
 def load_decoder(
@@ -67,11 +69,12 @@ def load_encoder(
     *,
     backend: str | None = None,
     context: int | None = None,
+    head: str | os.PathLike[str] | None = None,
     exact: bool = False,
     progress: Progress = silent,
 ) -> Encoder:
     """Load a model that embeds texts, as `load` does. Raises InputError for any other."""
-    found = _load(path, Encoder, {}, {"context": context, "exact": exact}, backend, progress)
+    found = _load(path, Encoder, {}, {"context": context, "exact": exact, "head": _head(head)}, backend, progress)
     assert isinstance(found, Encoder)
     return found
 
@@ -112,6 +115,8 @@ def _load(
         module = architecture(name, where)
         _check(module, wanted, where)
         if not is_encoder(module):
+            if encoder.get("head") is not None:
+                raise InputError(f"{where} generates text, and a trained head belongs to an encoder; leave --head out")
             return Model(where, file, backend, progress=progress, **decoder)
         refuse_parts(file)
         title = str(file.metadata.get("general.name") or where.stem)
@@ -121,6 +126,10 @@ def _load(
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else Path(path)
+
+
+def _head(folder: str | os.PathLike[str] | None) -> TrainedHead | None:
+    return None if folder is None else read_head(folder)
 
 
 def _check(module: Any, wanted: type | None, where: Path) -> None:

@@ -29,6 +29,12 @@ class Pairs(NamedTuple):
 
     tokens: list[list[int]]
     cut: int  # of how many documents the end was left out, for want of room
+    apart: bool = False  # the query is read by itself, first, and then each document by itself
+
+    @property
+    def documents(self) -> int:
+        """How many documents there are."""
+        return len(self.tokens) - self.apart
 
 
 class Ranking(Protocol):
@@ -79,7 +85,7 @@ def rerank(
 
 def scores(model: Ranker, pairs: Pairs, progress: Progress = silent) -> list[float]:
     """The score of each pair, in order."""
-    found, done = [0.0] * len(pairs.tokens), 0
+    found, done = [0.0] * pairs.documents, 0
     for part in _steps(model.start_ranking(pairs.tokens)):
         for place, row in zip(part.places, part.rows, strict=True):
             found[place] = float(row[0])

@@ -175,6 +175,7 @@ def serve(
     sequences: int = 4,
     cache: str | None = None,
     adapters: Mapping[str, Path] | None = None,
+    head: str | Path | None = None,
     api_key: str | None = None,
     max_running: int = 16,
     max_waiting: int = 64,
@@ -192,6 +193,7 @@ def serve(
     when nothing is left to wait for. `demo` adds a line on what to do first. A second signal ends without grace.
     `long_chats` says what is done with conversations that no longer fit: see soberano.models.long_chats. `adapters` are
     LoRA adapters by the name that clients know them by: each is a model of its own, over the weights of this one.
+    `head` is the folder of a head that was trained on this encoder.
     Raises InputError when there is no listening at `host` and `port`, and what loading raises.
     """
 
@@ -203,7 +205,15 @@ def serve(
     taken = name or (_stem(model) if isinstance(model, str | Path) else None)
     engine = Engine(
         _loader(
-            model, watched, adapters or {}, taken, backend=backend, context=context, sequences=sequences, cache=cache
+            model,
+            watched,
+            adapters or {},
+            taken,
+            backend=backend,
+            context=context,
+            sequences=sequences,
+            cache=cache,
+            head=head,
         ),
         name=taken,
         max_running=max_running,
@@ -319,7 +329,8 @@ async def _until_told(
 
 def _purpose(model: Loaded) -> str:
     if isinstance(model, Encoder):
-        return "reranking" if model.ranks else "embeddings"
+        classes = model.head is not None and model.head.kind == "classifier"
+        return "reranking" if model.scores else "classification" if classes else "embeddings"
     return "chat page"
 
 

@@ -9,6 +9,7 @@ from soberano.models.encoding import Encoding, Vectors
 from soberano.models.generate import Generation, Piece
 from soberano.models.judge import Judging
 from soberano.models.options import Options
+from soberano.models.relevance import Relevances
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Job:
     listener: Listener
     deadline: float
     submitted: float = field(default_factory=time.monotonic)
-    generation: Generation | Encoding | Judging | None = None
+    generation: Generation | Encoding | Judging | Relevances | None = None
     cancelled: bool = False
 
 

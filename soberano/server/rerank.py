@@ -42,8 +42,9 @@ def read(body: Any, model: Loaded) -> Asked:
         if name not in body:
             raise RequestError(f"{name} is missing; send {what}", name, code="missing_parameter")
     if "instruction" in body and isinstance(model, Encoder):
+        what = "is a cross-encoder" if model.ranks else "has a head of its own"
         raise RequestError(
-            "instruction is not served: this model is a cross-encoder; leave it out",
+            f"instruction is not served: this model {what}; leave it out",
             "instruction",
             code="unsupported_parameter",
         )

@@ -13,7 +13,7 @@ from soberano.models.encoder import Encoder
 from soberano.models.long_chats import Policy, fit
 from soberano.models.model import Model
 from soberano.models.options import Options
-from soberano.server import checks, embeddings, page, protocol, rerank, stream
+from soberano.server import checks, classify, embeddings, page, protocol, rerank, stream
 from soberano.server.answers import ChatForm, Form, TextForm
 from soberano.server.desk import Desk
 from soberano.server.engine import Engine, Loaded
@@ -101,7 +101,7 @@ async def embed(request: web.Request) -> web.Response:
 async def rank(request: web.Request) -> web.Response:
     """Sort documents by how well they answer a query."""
     state, model = _ready(request)
-    if isinstance(model, Encoder) and not model.ranks:
+    if isinstance(model, Encoder) and not model.scores:
         raise _other_kind(state.engine, "embeds texts and has no head to rank with", "/v1/embeddings")
     asked = rerank.read(await _json(request), model)
     _check_model(asked.model, state.engine)
@@ -109,8 +109,29 @@ async def rank(request: web.Request) -> web.Response:
         size = len(asked.query) * len(asked.documents) + sum(map(len, asked.documents))
         pairs = await state.desk.run(size, rerank.pairs, asked, model)
         run.submit([(pairs.tokens, Rank())])
-        scores, prompt_tokens = await embeddings.collect(request, run, len(pairs.tokens), state.heartbeat_s)
+        scores, prompt_tokens = await embeddings.collect(request, run, pairs.documents, state.heartbeat_s)
     text = rerank.body(asked, scores, state.engine.name, prompt_tokens, pairs.cut)
+    return web.json_response(text=text)
+
+
+@routes.post("/v1/classify")
+async def say_class(request: web.Request) -> web.Response:
+    """Say what texts are, with a trained head."""
+    state, model = _ready(request)
+    if not isinstance(model, Encoder):
+        raise _other_kind(state.engine, "generates text and classifies none", "/v1/chat/completions or /v1/completions")
+    head = model.head
+    if head is None or head.kind != "classifier":
+        route = "/v1/rerank" if model.scores else "/v1/embeddings"
+        raise _other_kind(state.engine, "has no head that classifies (soberano serve ENCODER --head FOLDER)", route)
+    asked = classify.read(await _json(request), model)
+    _check_model(asked.model, state.engine)
+    async with Run(state.engine, 1) as run:
+        size = sum(len(text) for text in asked.texts)
+        texts = await state.desk.run(size, embeddings.tokens, asked, model)
+        run.submit([(texts, asked.options)])
+        vectors, prompt_tokens = await embeddings.collect(request, run, len(texts), state.heartbeat_s)
+    text = await state.desk.run(size, classify.body, head, vectors, state.engine.name, prompt_tokens)
     return web.json_response(text=text)
 
 
@@ -260,6 +281,7 @@ def _card(name: str, model: Loaded, engine: Engine) -> dict[str, Any]:
     if name != engine.name:
         base["parent"] = engine.name
     if isinstance(model, Encoder):
-        return base if model.ranks else {**base, "dimensions": model.width}
+        labels = {"labels": list(model.head.labels)} if model.head is not None and model.head.labels else {}
+        return base if model.ranks else {**base, "dimensions": model.width, **labels}
     sampling = {field.name: field.default for field in fields(Options) if field.name in SHOWN}
     return {**base, "defaults": sampling}

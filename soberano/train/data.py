@@ -54,20 +54,25 @@ def read_examples(path: Path) -> Examples:
     """
     found: list[Example] = []
     form: Form | None = None
-    for file in _files(path):
-        for example in _of_file(file):
-            here = form_of(example)
-            if form is not None and here != form:
-                raise InputError(
-                    f"{example.where} is an example of the form {here}, and {found[0].where} one of the form {form}; "
-                    f"train on one form at a time, or convert the one into the other"
-                )
-            form = here
-            _check(example, form)
-            found.append(example)
+    for example in read_rows(path):
+        here = form_of(example)
+        if form is not None and here != form:
+            raise InputError(
+                f"{example.where} is an example of the form {here}, and {found[0].where} one of the form {form}; "
+                f"train on one form at a time, or convert the one into the other"
+            )
+        form = here
+        _check(example, form)
+        found.append(example)
     if form is None:
         raise InputError(f"{path} holds no example; it must have one a line: {forms_text()}")
     return Examples(form, found)
+
+
+def read_rows(path: Path) -> Iterator[Example]:
+    """Every example of a file or folder, whatever its fields. Raises FileError or InputError, naming file and line."""
+    for file in _files(path):
+        yield from _of_file(file)
 
 
 def form_of(example: Example) -> Form:
@@ -143,7 +148,9 @@ def _parsed(raw: bytes, where: str) -> Any:
 
 def _example(value: Any, where: str) -> Example:
     if not isinstance(value, dict):
-        raise InputError(f"{where} holds a {type(value).__name__}, and must hold an object: {forms_text()}")
+        raise InputError(
+            f"{where} holds a {type(value).__name__}, and must hold an object with the fields of an example"
+        )
     return Example(value, where)
 
 
